@@ -1,0 +1,77 @@
+# Everything happens in $(VENV), made on first use by a Python >= 3.11: the one given as PYTHON=..., else the first of
+# these that is new enough (what `python3` means on this machine comes first).
+VENV ?= .venv
+CANDIDATES := python3 python3.13 python3.12 python3.11
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+.PHONY: help quickstart test lint bench docs constraints clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo '  ARGS="..." adds arguments, PYTHON=... chooses the interpreter, VENV=... the environment'
+
+quickstart: $(VENV)/.installed ## train a small language model on real text, in minutes
+	$(BIN)/xlstm train quickstart $(ARGS)
+
+# NPROC: simulated devices on few cores need more pool threads than cores, or their collectives wait for each other.
+test: $(VENV)/.installed-dev ## run all tests (ARGS="-m 'not slow'" for the fast ones)
+	NPROC=32 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## every benchmark, with its JSON in build/benchmarks
+	@for file in benchmarks/[!_]*.py; do \
+		name=$$(basename $$file .py); echo "== $$name"; \
+		$(BIN)/python $$file --out build/benchmarks/$$name.json $(ARGS) || exit 1; \
+	done
+
+docs: $(VENV)/.installed-docs ## the documentation, in build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs $(ARGS)
+	@echo "open build/docs/index.html"
+
+# `uv` resolves for all Pythons at once; what it writes says the platforms in every line, which pip does not need.
+PLATFORMS := \(?sys_platform == 'darwin' or sys_platform == 'linux'\)?
+constraints: ## bring constraints.txt up to date (needs uv; run the tests on two Pythons afterwards)
+	@( echo '# Exact versions that the tests pass with, one set for each Python; made by `make constraints`.'; \
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml \
+		| sed -E "s/ (;|and) $(PLATFORMS)$$//" ) > constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## remove the environment and what was built; runs/ and stores/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: EXTRAS :=
+$(VENV)/.installed-dev: EXTRAS := [dev]
+$(VENV)/.installed-docs: EXTRAS := [docs]
+$(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --constraint constraints.txt --editable '.$(EXTRAS)'
+	@touch $@
+
+$(BIN)/python:
+	@python='$(PYTHON)'; \
+	if [ -z "$$python" ]; then \
+		for one in $(CANDIDATES); do \
+			if $$one -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then python=$$one; break; fi; \
+		done; \
+	fi; \
+	if [ -z "$$python" ]; then \
+		echo "xlstm-jax needs Python 3.11 or newer, but none of $(CANDIDATES) is one; give yours as PYTHON=..." >&2; exit 1; \
+	elif ! "$$python" -c '' >/dev/null 2>&1; then \
+		echo "PYTHON is $$python, which does not run; it must be a Python 3.11 or newer" >&2; exit 1; \
+	elif ! "$$python" -c '$(NEW_ENOUGH)'; then \
+		echo "xlstm-jax needs Python 3.11 or newer, but $$python is $$("$$python" --version 2>&1)" >&2; exit 1; \
+	elif ! "$$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then \
+		echo "$$python lacks the venv module: install it (on Debian and Ubuntu: sudo apt install python3-venv)" >&2; exit 1; \
+	fi; \
+	echo "making $(VENV) with $$("$$python" --version)"; \
+	"$$python" -m venv $(VENV)

@@ -1,0 +1,85 @@
+"""The `xlstm` command: light, and plain about mistakes."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import subprocess
+import sys
+import time
+import types
+
+import jax
+import pytest
+
+from xlstm_jax import cli
+from xlstm_jax.config import ConfigError
+from xlstm_jax.runs.errors import NoCheckpointError
+
+
+def use(monkeypatch: pytest.MonkeyPatch, main) -> None:
+    """Put `main` behind the verb `version`."""
+    real = importlib.import_module
+    module = types.SimpleNamespace(main=main)
+    monkeypatch.setattr(
+        cli.importlib, "import_module", lambda name: module if name == "xlstm_jax.cli.version" else real(name)
+    )
+
+
+def test_help_takes_under_half_a_second_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from xlstm_jax.cli import main; code = main(['--help']); "
+        "assert not {'jax', 'numpy', 'rich', 'flax'} & set(sys.modules), sorted(sys.modules); sys.exit(code)"
+    )
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    for verb in cli.VERBS:
+        assert f"\n  {verb} " in done.stdout
+    assert min(times) < 0.5
+
+
+def test_every_verb_has_a_module_with_a_main() -> None:
+    for verb in cli.VERBS:
+        assert callable(importlib.import_module(f"xlstm_jax.cli.{verb}").main)
+
+
+def test_an_unknown_verb_gets_the_near_miss(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 2
+    assert "there is no verb 'trian' (did you mean 'train'?)" in capsys.readouterr().err
+    assert cli.main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (ConfigError("a.b is 1, but must be 2"), 2, "xlstm: a.b is 1, but must be 2"),
+        (NoCheckpointError("no checkpoint"), 1, "xlstm: no checkpoint"),
+        (OSError(errno.ENOSPC, "No space left on device", "f"), 1, "xlstm: the disk is full (f); what was saved"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 1, "xlstm: the device has too little memory"),
+        (KeyboardInterrupt(), 130, "xlstm: interrupted"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_an_exit_code(
+    error: BaseException, code: int, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: list[str]) -> int:
+        raise error
+
+    use(monkeypatch, main)
+    assert cli.main(["version"]) == code
+    shown = capsys.readouterr().err
+    assert shown.startswith(sentence)
+    assert shown.count("\n") == 1
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(argv: list[str]) -> int:
+        raise ZeroDivisionError("a bug")
+
+    use(monkeypatch, main)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["version"])

@@ -1,0 +1,180 @@
+"""`xlstm train`: every field has an option, every mistake a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from training_helpers import write_corpus
+
+from xlstm_jax.cli import main
+from xlstm_jax.cli.options import apply_options, option_types
+from xlstm_jax.cli.train import parse, run_path
+from xlstm_jax.config import ConfigError, to_json
+from xlstm_jax.presets import get_preset, preset_names
+from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.training.config import Experiment
+
+
+def leaves(value: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for name, inner in value.items():
+        found |= leaves(inner, f"{prefix}{name}.") if isinstance(inner, dict) and inner else {f"{prefix}{name}"}
+    return found
+
+
+def test_every_field_has_an_option_but_those_left_to_set() -> None:
+    experiment = get_preset("quickstart")
+    fields = leaves(to_json(experiment))
+    without = fields - {path for path, _ in option_types(experiment)}
+    for path in without:
+        assert path.rpartition(".")[2] in ("parallel", "slstm_block", "kwargs"), path
+    assert len(fields) > 80
+    assert not any(path.rpartition(".")[2].startswith("_") for path, _ in option_types(experiment))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_no_options_leave_a_preset_as_it_is(name: str) -> None:
+    assert apply_options(get_preset(name), []) == get_preset(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "value"),
+    [
+        (["--steps", "7", "--warmup_steps=3"], "training.steps", 7),
+        (["--training.steps=70"], "training.steps", 70),
+        (["--lr", "1e-4"], "optimizer.lr", 1e-4),
+        (["--optimizer.grad-clip-norm", "None"], "optimizer.grad_clip_norm", None),
+        (["--betas", "0.8", "0.9"], "optimizer.betas", (0.8, 0.9)),
+        (["--sources", "a", "b*.txt"], "data.sources", ("a", "b*.txt")),
+        (["--num_heads", "8"], "model.mlstm_block.mlstm.num_heads", 8),
+        (["--dropout", "0.1"], "model.dropout", 0.1),
+        (
+            ["--igate_bias_init_range", "-3", "3"],
+            "model.mlstm_block.mlstm.mlstm_cell.igate_bias_init_range",
+            (-3.0, 3.0),
+        ),
+        (["--scan_blocks", "True"], "model.scan_blocks", True),
+    ],
+)
+def test_options_reach_their_fields(options: list[str], path: str, value: object) -> None:
+    inner: object = apply_options(get_preset("quickstart"), options)
+    for name in path.split("."):
+        inner = getattr(inner, name)
+    assert inner == value
+
+
+def test_set_switches_sub_configs_off_and_on_and_reaches_any_field() -> None:
+    preset = get_preset("quickstart")
+    off = apply_options(preset, [], ["model.mlstm_block.feedforward=null"])
+    assert off.model.mlstm_block is not None
+    assert off.model.mlstm_block.feedforward is None
+    on = apply_options(off, [], ['model.mlstm_block.feedforward={"proj_factor": 2.0}', "data.tokenizer=bytes"])
+    assert on.model.mlstm_block is not None
+    assert on.model.mlstm_block.feedforward is not None
+    assert on.model.mlstm_block.feedforward.proj_factor == 2.0
+    assert on.data.tokenizer == "bytes"
+    assert preset == get_preset("quickstart")
+
+
+@pytest.mark.parametrize(
+    ("options", "assignments", "parts"),
+    [
+        (["--stepz", "3"], [], ["no field 'stepz'", "did you mean 'steps'"]),
+        (["--training.stepz", "3"], [], ["no field 'training.stepz'", "did you mean 'training.steps'"]),
+        (["--steps", "many"], [], ["training.steps is 'many'", "a whole number"]),
+        (["--lr", "-1"], [], ["OptimizerConfig.lr is -1.0", "> 0"]),
+        (["--schedule", "cosin"], [], ["optimizer.schedule is 'cosin'", "'cosine', 'linear'", "did you mean 'cosine'"]),
+        (["--seed", "3"], [], ["--data.seed or --training.seed"]),
+        (["--scan_blocks", "yes"], [], ["model.scan_blocks is 'yes'", "True or False"]),
+        ([], ["training.steps"], ["PATH=JSON"]),
+        ([], ["training.stepz=3"], ["no field 'stepz'", "did you mean 'steps'"]),
+        ([], ["trainin.steps=3"], ["no field 'trainin'", "did you mean 'training'"]),
+        ([], ["training.steps=true"], ["training.steps is True", "a whole number"]),
+        ([], ["model.slstm_block.x=1"], ["model.slstm_block is off"]),
+    ],
+)
+def test_wrong_options_name_the_field_the_value_and_what_would_do(
+    options: list[str], assignments: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        apply_options(get_preset("quickstart"), options, assignments)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_call_is_taken_apart() -> None:
+    call = parse(["tiny", "--steps", "5", "--run=x", "--set", "a=1", "--set=b=2", "--fork", "y"])
+    assert dataclasses.astuple(call) == ("tiny", "x", "y", ["a=1", "b=2"], ["--steps", "5"])
+    with pytest.raises(ConfigError, match="--run needs a value"):
+        parse(["tiny", "--run"])
+    with pytest.raises(ConfigError, match="takes a preset or a run first"):
+        parse(["--steps", "5"])
+    assert run_path("x") == Path("runs/x")
+    assert run_path("a/x") == Path("a/x")
+    assert run_path("./x") == Path("x")
+
+
+def test_help_lists_presets_main_options_and_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["train", "--help"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    for name in preset_names():
+        assert f"\n  {name} " in shown
+    for part in (
+        "--run NAME|PATH",
+        "--fork NAME",
+        "--set PATH=JSON",
+        "--steps N",
+        "--training.steps",
+        "Rows in one step",
+    ):
+        assert part in shown
+    assert shown.index("presets:") < shown.index("often used") < shown.index("--training.batch_size")
+
+
+def test_what_is_not_there_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for target, sentence in (
+        ("quikstart", "'quikstart' is neither a preset (did you mean 'quickstart'?) nor a run"),
+        ("runs/nothing", "there is no run runs/nothing"),
+        ("tiny --data.store nowhere", "there is no token store at nowhere"),
+    ):
+        assert main(["train", *target.split()]) in (1, 2)
+        shown = capsys.readouterr().err
+        assert sentence in shown
+        assert "Traceback" not in shown
+
+
+def test_a_model_is_trained_from_the_command_line_and_told_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "text")
+    small = ["--embedding_dim", "16", "--num_blocks", "1", "--context_length", "16", "--steps", "6"]
+    small += ["--checkpoint_every", "3", "--validation_fraction", "0.2", "--sources", "text"]
+    assert main(["train", "tiny", *small]) == 0
+    shown = capfd.readouterr().out
+    for part in ("step 6/6", "bits per byte on", "unigram bytes", "gzip -9", "xz -9", "the run is in runs/tiny"):
+        assert part in shown
+    run = RunFolder("runs/tiny")
+    assert run.read_config(Experiment).training.steps == 6
+    assert (run.path / "report.json").exists()
+
+    assert main(["train", "tiny", *small]) == 0
+    assert "runs/tiny is finished: it has made 6 of 6 steps" in capfd.readouterr().out
+    assert main(["train", "runs/tiny", "--lr", "0.5"]) == 2
+    shown = capfd.readouterr().err
+    assert "optimizer.lr is 0.01 in the run and 0.5 now" in shown
+    assert "--fork NAME" in shown
+    assert main(["train", "runs/tiny", "--fork", "copy", "--data.store", "mistyped"]) == 1
+    assert "there is no token store at mistyped" in capfd.readouterr().err
+    assert not RunFolder("runs/copy").path.exists()
+    assert not Path("mistyped").exists()
+    assert main(["train", "runs/tiny", "--fork", "copy", "--lr", "0.5", "--steps", "7"]) == 0
+    assert RunFolder("runs/copy").metrics().read()[-1]["step"] == 7
+    assert RunFolder("runs/tiny").metrics().read()[-1]["step"] == 6

@@ -1,0 +1,25 @@
+"""Settings that every test shares; they must stand before JAX starts its back end."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Simulated devices dead-lock on few cores when several steps are queued; more pool threads cure it.
+os.environ.setdefault("NPROC", "32")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """Float64 for the length of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs of one module are of no use to the next, and all together fill gigabytes."""
+    yield
+    jax.clear_caches()

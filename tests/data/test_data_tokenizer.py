@@ -1,0 +1,237 @@
+"""Tokenizers: bytes come back, the EOD is never text, and what cannot hold that is refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from xlstm_jax.data import byte_level
+from xlstm_jax.data.byte_level import EOD_TEXT, ByteLevelTokenizer, train_byte_level
+from xlstm_jax.data.errors import PrepareError, TokenizerError
+from xlstm_jax.data.tokenizer import ByteTokenizer, load_tokenizer
+
+TEXT = [
+    "def f(x):\n    return x + 1\n",
+    "Größe und naïve Ideen 日本語\n",
+    "for i in range(10):\n        print(i)\n",
+] * 20
+TRAINED = train_byte_level([t.encode() for t in TEXT], 400)
+
+
+def library_json(special=(EOD_TEXT,), prefix_space=False, **changes):
+    """A `tokenizer.json` as other programs write it, with parts replaced by `changes`."""
+    library = tokenizers.Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=350,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(TEXT, trainer)
+    for part, value in changes.items():
+        setattr(library, part, value)
+    return library
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_come_back(data):
+    for tokenizer in (ByteTokenizer(), TRAINED):
+        ids = tokenizer.encode_array(data)
+        assert ids.dtype == np.int32
+        assert tokenizer.decode(ids) == data
+        assert b"".join(tokenizer.token_bytes(i) for i in tokenizer.encode(data)) == data
+        assert tokenizer.eod_id not in ids
+
+
+@given(st.text(max_size=100))
+def test_any_text_comes_back(text):
+    assert TRAINED.decode(TRAINED.encode(text)) == text.encode()
+
+
+def test_valid_text_gets_the_ids_of_the_library():
+    library = library_json()
+    ours = ByteLevelTokenizer(library.to_str())
+    for text in TEXT[:3]:
+        assert ours.encode(text) == library.encode(text).ids
+
+
+def test_the_name_of_the_eod_is_ordinary_text_inside_a_document():
+    for text in (EOD_TEXT, f"a{EOD_TEXT}b", f"{EOD_TEXT} "):
+        ids = TRAINED.encode(text)
+        assert TRAINED.eod_id not in ids
+        assert TRAINED.decode(ids) == text.encode()
+    assert TRAINED.token_bytes(TRAINED.eod_id) == b""
+
+
+def test_an_eod_that_is_not_marked_special_is_still_never_text():
+    data = json.loads(library_json().to_str())
+    data["added_tokens"][0]["special"] = False
+    ours = ByteLevelTokenizer(json.dumps(data))
+    assert ours.eod_id not in ours.encode(f"x{EOD_TEXT}y")
+
+
+def test_long_text_is_cut_into_pieces_that_join(monkeypatch):
+    whole = "".join(TEXT)
+    expected = TRAINED.encode(whole)
+    monkeypatch.setattr(byte_level, "PIECE_CHARACTERS", 100)
+    assert TRAINED.encode(whole) == expected
+    unbroken = "x" * 1000 + "é" * 500
+    assert TRAINED.decode(TRAINED.encode(unbroken)) == unbroken.encode()
+
+
+def test_training_is_the_same_in_any_order_and_learns_words():
+    again = train_byte_level([t.encode() for t in TEXT[::-1]], 400)
+    assert again.fingerprint == TRAINED.fingerprint
+    assert 257 < TRAINED.vocab_size <= 400
+    assert len(TRAINED.encode(" return")) < 7
+    assert train_byte_level([b"\xff\xfeabc"], 257).vocab_size == 257
+
+
+def test_a_vocabulary_too_small_for_bytes_is_refused():
+    with pytest.raises(PrepareError, match=r"vocab_size is 256.*>= 257"):
+        train_byte_level([b"x"], 256)
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), TRAINED], ids=["bytes", "bpe"])
+def test_a_saved_tokenizer_is_the_same_one(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "t")
+    again = load_tokenizer(tmp_path / "t")
+    assert (again.fingerprint, again.vocab_size, again.eod_id) == (
+        tokenizer.fingerprint,
+        tokenizer.vocab_size,
+        tokenizer.eod_id,
+    )
+    assert again.encode(TEXT[1]) == tokenizer.encode(TEXT[1])
+
+
+def test_a_saved_tokenizer_that_was_changed_is_named(tmp_path):
+    TRAINED.save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    data = json.loads(file.read_text("utf-8"))
+    data["model"]["merges"].pop()
+    file.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(TokenizerError, match="not the one that was saved"):
+        load_tokenizer(tmp_path)
+
+
+def test_fingerprint_is_of_the_content_not_its_formatting(tmp_path):
+    text = library_json().to_str()
+    compact = json.dumps(json.loads(text), separators=(",", ":"))
+    assert ByteLevelTokenizer(text).fingerprint == ByteLevelTokenizer(compact).fingerprint
+
+
+def test_templates_truncation_and_padding_of_a_tokenizer_json_are_left_aside():
+    library = library_json(special=[EOD_TEXT, "<s>"])
+    library.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    library.enable_truncation(5)
+    library.enable_padding(length=50)
+    ours = ByteLevelTokenizer(library.to_str())
+    assert ours.decode(ours.encode(TEXT[0])) == TEXT[0].encode()
+    assert 1 not in ours.encode(TEXT[0])
+
+
+def test_ordinary_added_tokens_keep_their_ids_and_bytes():
+    library = library_json()
+    library.add_special_tokens(["<pad>"])
+    library.add_tokens(["        "])
+    ours = ByteLevelTokenizer(library.to_str())
+    ids = ours.encode("x        y")
+    assert library.token_to_id("        ") in ids
+    assert ours.decode(ids) == b"x        y"
+    assert ours.vocab_size == library.get_vocab_size()
+
+
+def test_the_eod_is_found_asked_for_or_read_beside(tmp_path):
+    assert ByteLevelTokenizer(library_json(["</s>"]).to_str()).eod_text == "</s>"
+    assert ByteLevelTokenizer(library_json(["<fin>"]).to_str(), eod="<fin>").eod_text == "<fin>"
+    with pytest.raises(TokenizerError, match=r"no evident end-of-document token.*--eod"):
+        ByteLevelTokenizer(library_json(["<fin>"]).to_str())
+    with pytest.raises(TokenizerError, match=r"several tokens.*<\|endoftext\|>, </s>"):
+        ByteLevelTokenizer(library_json(["</s>", EOD_TEXT]).to_str())
+    with pytest.raises(TokenizerError, match=r"no token '<fim>'.*did you mean '<fin>'"):
+        ByteLevelTokenizer(library_json(["<fin>"]).to_str(), eod="<fim>")
+    (tmp_path / "tokenizer.json").write_text(library_json(["</s>", EOD_TEXT]).to_str(), "utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "</s>"}}', "utf-8")
+    assert load_tokenizer(tmp_path).eod_text == "</s>"
+
+
+def test_an_eod_that_text_can_give_is_refused():
+    with pytest.raises(TokenizerError, match="for ordinary text"):
+        ByteLevelTokenizer(library_json().to_str(), eod="x")
+
+
+def unigram():
+    library = tokenizers.Tokenizer(models.Unigram([("a", -1.0), (EOD_TEXT, -2.0)]))
+    library.decoder = decoders.Metaspace()
+    return library
+
+
+def word_level():
+    library = tokenizers.Tokenizer(models.BPE({"a": 0, EOD_TEXT: 1}, []))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    return library
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (unigram, "Unigram tokenizer, which does not give bytes back"),
+        (word_level, "not byte-level"),
+        (lambda: library_json(normalizer=normalizers.Lowercase()), "normalises its text .Lowercase."),
+        (lambda: library_json(normalizer=normalizers.NFC()), "--drop-normalizer"),
+        (lambda: library_json(prefix_space=True), "add_prefix_space"),
+        (
+            lambda: library_json(
+                pre_tokenizer=pre_tokenizers.Sequence(
+                    [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+                )
+            ),
+            "does not give bytes back: .*returns as",
+        ),
+    ],
+)
+def test_a_tokenizer_that_loses_bytes_is_refused_by_reason(make, says):
+    with pytest.raises(TokenizerError, match=says):
+        ByteLevelTokenizer(make().to_str())
+
+
+def test_a_vocabulary_without_every_byte_is_refused():
+    data = json.loads(library_json().to_str())
+    del data["model"]["vocab"]["é"]
+    data["model"]["merges"] = [m for m in data["model"]["merges"] if "é" not in "".join(m)]
+    with pytest.raises(TokenizerError, match="no token for byte 0xe9"):
+        ByteLevelTokenizer(json.dumps(data))
+
+
+def test_a_normalizer_can_be_dropped():
+    decomposed = "cafe\u0301"
+    ours = ByteLevelTokenizer(library_json(normalizer=normalizers.NFC()).to_str(), drop_normalizer=True)
+    assert ours.decode(ours.encode(decomposed)) == decomposed.encode()
+
+
+def test_files_that_are_no_tokenizers_are_named(tmp_path):
+    with pytest.raises(TokenizerError, match="no tokenizer at"):
+        load_tokenizer(tmp_path / "missing.json")
+    with pytest.raises(TokenizerError, match=r"holds no tokenizer\.json"):
+        load_tokenizer(tmp_path)
+    for content in ("{", "[]", '{"model": {}}', '{"model": {"type": "BPE", "vocab": 3}}'):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+            load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_info.json").write_text('{"kind": "words", "fingerprint": ""}')
+    with pytest.raises(TokenizerError, match="kind 'words'"):
+        load_tokenizer(tmp_path)
+
+
+def test_ids_outside_of_the_vocabulary_are_named():
+    for tokenizer in (ByteTokenizer(), TRAINED):
+        with pytest.raises(TokenizerError, match="outside of the vocabulary"):
+            tokenizer.token_bytes(tokenizer.vocab_size)
+        with pytest.raises(TokenizerError, match="outside of the vocabulary"):
+            tokenizer.decode([-1])

@@ -1,0 +1,175 @@
+"""`xlstm generate` and `xlstm version` as people call them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import pytest
+
+from xlstm_jax.cli import main
+from xlstm_jax.cli.generate import _in_order, find_run
+from xlstm_jax.cli.version import installed_extras
+from xlstm_jax.inference.generate import Generator, Piece
+from xlstm_jax.inference.run import Run
+from xlstm_jax.kernels.mlstm import pick_implementation
+
+
+@pytest.fixture(autouse=True)
+def same_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command use the run that is loaded and compiled already."""
+    monkeypatch.setattr("xlstm_jax.inference.run.Run", lambda path, step, *rest: run)
+
+
+def generate(capfd: pytest.CaptureFixture[str], *argv: str) -> str:
+    code = main(["generate", *argv])
+    shown = capfd.readouterr()
+    assert code == 0, shown.err
+    return shown.out
+
+
+def test_prompts_are_continued_one_below_the_other(run: Run, run_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["--max-tokens", "20", "--seed", "3", "--temperature", "0.9", "--top-k", "40"]
+    settings = {"max_tokens": 20, "seed": 3, "temperature": 0.9, "top_k": 40}
+    alone = generate(capfd, str(run_path), "--prompt", "def ", *options)
+    assert alone == f"def {run.generate('def ', **settings)}\n"
+    a, b = run.generate(["def ", "class"], **settings)
+    both = generate(capfd, str(run_path), "--prompt", "def ", "--prompt", "class", *options)
+    assert both == f"--- 1 of 2 ---\ndef {a}\n\n--- 2 of 2 ---\nclass{b}\n"
+    assert generate(capfd, str(run_path), "--prompt", "def ", *options, "--no-echo") == f"{a}\n"
+
+
+def test_json_tells_all(run: Run, run_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = generate(
+        capfd, str(run_path), "--prompt", "é", "--samples", "2", "--max-tokens", "9", "--json", "--stop", r"\n\t"
+    )
+    records = [json.loads(line) for line in shown.splitlines()]
+    assert [record["text"] for record in records] == run.generate(["é", "é"], max_tokens=9, stop="\n\t")
+    assert records[0]["prompt"] == "é"
+    assert records[0]["settings"]["stop"] == ["\n\t"]
+    assert {record["finish"] for record in records} <= {"end", "stop", "length"}
+
+
+def test_without_a_prompt_standard_input_is_continued_to_the_last_byte(
+    run: Run, run_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"x = 1\n\xff")))
+    shown = generate(capfd, str(run_path), "--max-tokens", "5")
+    assert shown == "x = 1\n\ufffd" + run.generate(b"x = 1\n\xff", max_tokens=5) + "\n"
+
+
+def test_a_terminal_gets_no_control_characters(
+    run_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Generator, "pieces", lambda *_: iter([Piece(0, "a\x1b[2J\r\tb\n\x9b", "end", 9)]))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["generate", str(run_path), "--prompt", "x\x07"]) == 0
+    assert capsys.readouterr().out == "\x1b[1mx␇\x1b[0ma␛[2J␍\tb\n\ufffd\n"
+
+
+def test_rows_are_shown_in_order_whoever_ends_first() -> None:
+    pieces = [Piece(1, "b"), Piece(0, "a"), Piece(1, "B", "end"), Piece(0, "", "stop"), Piece(2, "c", "length")]
+    assert list(_in_order(iter(pieces), 3)) == [
+        *((0, "a", False), (0, "", True)),
+        *((1, "bB", True), (2, "c", True)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "sentence"),
+    [
+        ([], 2, "arguments are required: RUN"),
+        (["nowhere", "--prompt", "x"], 1, "there is no run runs/nowhere"),
+        (["RUN", "--promt", "x"], 2, "unrecognized arguments: --promt"),
+        (["RUN", "--temperature", "warm"], 2, "invalid float value: 'warm'"),
+        (["RUN", "--temperature", "-1"], 2, "temperature is -1.0, but must be a number >= 0"),
+        (["RUN", "--top-p", "0"], 2, "top_p is 0.0"),
+        (["RUN", "--samples", "0"], 2, "--samples is 0"),
+        (["RUN", "--stop", ""], 2, "stop holds ''"),
+        (["RUN", "--prompt", "x", "--step", "9"], 1, "no checkpoint of step 9 (there: 3)"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    argv: list[str],
+    code: int,
+    sentence: str,
+    run_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", *(str(run_path) if word == "RUN" else word for word in argv)]) == code
+    shown = capfd.readouterr()
+    assert sentence in shown.err
+    assert shown.err.count("\n") == 1
+    assert not shown.out
+
+
+def test_a_name_stands_for_a_folder_under_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_run("x") == Path("runs/x")
+    assert find_run("a/x") == Path("a/x")
+    assert find_run("./x") == Path("x")
+    assert find_run(str(tmp_path)) == tmp_path
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.json").touch()
+    assert find_run("x") == Path("x")
+
+
+def test_ctrl_c_ends_the_line_and_exits_with_130(run_path: Path) -> None:
+    code = "import sys; from xlstm_jax.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "generate", str(run_path)]
+    process = subprocess.Popen(
+        [*command, "--prompt", "abc", "--max-tokens", str(10**8), "--temperature", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.read(200).startswith(b"abc")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert out.endswith(b"\n")
+    assert err == b"xlstm: interrupted\n"
+
+
+def test_version_tells_versions_devices_and_the_pick(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["versions"]["jax"] == jax.__version__
+    assert {"xlstm-jax", "python", "jaxlib", "flax", "optax", "orbax-checkpoint"} < set(facts["versions"])
+    assert facts["devices"][0]["platform"] == jax.devices()[0].platform
+    assert (facts["mlstm"]["implementation"], facts["mlstm"]["reason"]) == pick_implementation()
+    assert main(["--version"]) == 0
+    shown = capsys.readouterr().out
+    assert f"jax               {jax.__version__}\n" in shown
+    assert f"1 x {jax.devices()[0].platform}" in shown
+    assert ": ".join(pick_implementation()) in shown
+
+
+def test_version_answers_when_jax_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def devices() -> None:
+        raise RuntimeError("no such device\nand much more")
+
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=devices))
+    assert main(["version"]) == 0
+    assert "none can be used: no such device\n" in capsys.readouterr().out
+
+
+def test_extras_are_those_of_the_installed_package() -> None:
+    assert installed_extras()["dev"]["pytest"] is True
+    assert installed_extras("no-such-distribution") == {}

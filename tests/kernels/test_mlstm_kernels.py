@@ -1,0 +1,225 @@
+"""Every form of the mLSTM against the sequential oracle in float64: outputs, final state and every gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlstm_cases import NAMES, Case, errors, make_case
+
+from xlstm_jax.kernels.closeness import relative_error, tolerance
+from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step
+
+PROBLEMS = {
+    "one token": {"seq": 1},
+    "shorter than a chunk": {"seq": 5},
+    "prime length": {"seq": 37},
+    "whole chunks": {"seq": 24},
+    "head size one": {"seq": 11, "dim_qk": 1, "dim_v": 1},
+    "one row, one head": {"seq": 19, "batch": 1, "heads": 1},
+    "resets": {"seq": 29, "resets": 0.2},
+    "padding anywhere": {"seq": 29, "padding": 0.3},
+    "resets and padding": {"seq": 29, "resets": 0.2, "padding": 0.3},
+    "gates around 100": {"seq": 29, "gate_scale": 100.0},
+    "gates around 100, resets": {"seq": 29, "gate_scale": 100.0, "resets": 0.1, "padding": 0.2},
+    "input bias -10": {"seq": 29, "input_bias": -10.0, "forget_bias": 4.5},
+    "all gates open": {"seq": 21, "input_bias": 100.0, "forget_bias": 100.0},
+    "all gates shut": {"seq": 21, "input_bias": -100.0, "forget_bias": -100.0},
+    "sigmoid gate": {"seq": 29, "gate": "sigmoid", "resets": 0.2, "padding": 0.3},
+    "sigmoid gate at 100": {"seq": 29, "gate": "sigmoid", "gate_scale": 100.0},
+    "sigmoid gate, no normaliser": {"seq": 29, "gate": "sigmoid", "normalize": False, "resets": 0.2, "padding": 0.3},
+}
+FAST_FORMS = {"parallel": {}, "chunkwise": {"chunk_size": 8}}
+
+
+def assert_close(got: dict, truth: dict, case: Case, limits: dict[str, float] | float) -> None:
+    found = errors(got, truth, case.magnitudes())
+    allowed = limits if isinstance(limits, dict) else dict.fromkeys(NAMES, limits)
+    wrong = {name: f"{found[name]:.1e} > {allowed[name]:.1e}" for name in NAMES if not found[name] <= allowed[name]}
+    assert not wrong, wrong
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_fast_forms_equal_the_oracle_in_float64(problem):
+    case = make_case(**PROBLEMS[problem])
+    truth = case.run("recurrent")
+    for form, options in FAST_FORMS.items():
+        assert_close(case.run(form, **options), truth, case, tolerance(jnp.float64))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("problem", ["prime length", "gates around 100", "input bias -10", "all gates shut", "resets"])
+def test_float32_stays_within_the_bound_of_the_dtype(problem):
+    case = make_case(**{**PROBLEMS[problem], "seq": 157, "dim_qk": 16, "dim_v": 24}).rounded(jnp.float32)
+    truth = case.run("recurrent")
+    for form in ("chunkwise", "recurrent"):
+        assert_close(case.run(form, jnp.float32), truth, case, tolerance(jnp.float32))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("problem", ["prime length", "input bias -10", "resets and padding", "sigmoid gate"])
+def test_bfloat16_inputs_cost_only_their_own_rounding(problem):
+    case = make_case(**{**PROBLEMS[problem], "seq": 157, "dim_qk": 16, "dim_v": 24}).rounded(jnp.bfloat16)
+    products = {"h": 4e-3, "dq": 8e-3, "dk": 8e-3, "dv": 8e-3, "di": 1e-2, "df": 1e-2}
+    limits = dict.fromkeys(NAMES, tolerance(jnp.float32)) | products
+    assert_close(case.run("chunkwise", jnp.bfloat16), case.run("recurrent"), case, limits)
+
+
+@pytest.mark.usefixtures("x64")
+def test_float32_error_does_not_grow_with_what_a_shut_forget_gate_left_behind():
+    case = make_case(seq=64, batch=1, dim_qk=8, dim_v=8, forget_bias=3.0)
+    case.arrays["f"][:, :20] = -1e4
+    truth, got = case.run("recurrent"), case.run("chunkwise", jnp.float32, chunk_size=64)
+    assert relative_error(got["h"], truth["h"]) < tolerance(jnp.float32)
+    assert relative_error(got["C"], truth["C"]) < tolerance(jnp.float32)
+
+
+def run_in_pieces(case: Case, cuts: list[int], form: str, **options) -> tuple:
+    a = {name: jnp.asarray(x) for name, x in case.arrays.items()}
+    state = MLSTMState(a["C"], a["n"], a["m"])
+    out = []
+    for start, stop in zip([0, *cuts], [*cuts, a["q"].shape[1]], strict=True):
+        piece = [a[name][:, start:stop] for name in "qkvif"]
+        extra = {k: None if v is None else v[:, start:stop] for k, v in (("reset", case.reset), ("mask", case.mask))}
+        h, state = mlstm(*piece, state=state, return_state=True, implementation=form, **extra, **options)
+        out.append(h)
+    return jnp.concatenate(out, axis=1), state
+
+
+@pytest.mark.usefixtures("x64")
+@settings(deadline=None, max_examples=3, derandomize=True)
+@given(cuts=st.lists(st.integers(0, 11), max_size=2).map(sorted), seed=st.integers(0, 99))
+def test_state_handed_on_equals_one_pass(cuts, seed):
+    case = make_case(seed=seed, seq=11, resets=0.1, padding=0.1)
+    truth = case.run("recurrent")
+    h, state = run_in_pieces(case, cuts, "chunkwise", chunk_size=4)
+    for name, value in zip(("h", "C", "n", "m"), (h, *state), strict=True):
+        assert relative_error(value, truth[name]) < tolerance(jnp.float64), name
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_flow_through_states_handed_on():
+    case = make_case(seq=14)
+    dh, *dstate = (jnp.asarray(c) for c in case.cotangents)
+    inputs = tuple(jnp.asarray(case.arrays[name]) for name in ("q", "k", "v", "i", "f", "C", "n", "m"))
+
+    def loss(*inputs):
+        pieces = Case(dict(zip(("q", "k", "v", "i", "f", "C", "n", "m"), inputs, strict=True)), [], None, None, {})
+        h, state = run_in_pieces(pieces, [3, 10], "chunkwise", chunk_size=4)
+        return jnp.sum(h * dh) + sum(jnp.sum(x * d) for x, d in zip(state, dstate, strict=True))
+
+    got = jax.jit(jax.grad(loss, argnums=tuple(range(8))))(*inputs)
+    truth = case.run("recurrent")
+    for name, value in zip(NAMES[4:], got, strict=True):
+        assert relative_error(value, truth[name], case.magnitudes().get(name)) < tolerance(jnp.float64), name
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("options", [{}, {"gate": "sigmoid"}, {"gate": "sigmoid", "normalize": False}])
+def test_a_step_is_a_piece_of_length_one(options):
+    case = make_case(seq=6, resets=0.3, padding=0.3, **options)
+    a = {name: jnp.asarray(x) for name, x in case.arrays.items()}
+    state = MLSTMState(a["C"], a["n"], a["m"])
+    h, final = mlstm(
+        *(a[n] for n in "qkvif"), state=state, return_state=True, reset=case.reset, mask=case.mask, **options
+    )
+    for t in range(6):
+        h_t, state = mlstm_step(
+            state, *(a[n][:, t] for n in "qkvif"), reset=case.reset[:, t], mask=case.mask[:, t], **options
+        )
+        assert relative_error(h_t, h[:, t]) < tolerance(jnp.float64)
+    for got, want in zip(state, final, strict=True):
+        assert relative_error(got, want) < tolerance(jnp.float64)
+
+
+@pytest.mark.parametrize("form", ["recurrent", "parallel", "chunkwise"])
+def test_a_row_does_not_depend_on_its_neighbours(form):
+    case = make_case(seq=21, batch=3, resets=0.1, padding=0.1)
+    first = case.run(form, jnp.float32)
+    for array in case.arrays.values():
+        array[1:] = array[1:] * 3 + 7
+    second = case.run(form, jnp.float32)
+    for name in NAMES:
+        np.testing.assert_array_equal(first[name][0], second[name][0], err_msg=name)
+
+
+@pytest.mark.parametrize("form", ["recurrent", "parallel", "chunkwise"])
+def test_a_reset_leaks_nothing_even_from_infinite_memory(form):
+    case = make_case(seq=12)
+    reset = np.zeros((2, 12), bool)
+    reset[:, 7] = True
+    alone = [jnp.asarray(case.arrays[n][:, 7:], jnp.float32) for n in "qkvif"]
+    whole = [jnp.asarray(case.arrays[n], jnp.float32) for n in "qkvif"]
+    whole[2] = whole[2].at[:, :7].mul(1e30)
+    h, state = mlstm(*whole, reset=reset, return_state=True, implementation=form)
+    h_alone, state_alone = mlstm(*alone, return_state=True, implementation=form)
+    assert relative_error(h[:, 7:], h_alone) < tolerance(jnp.float32)
+    for got, want in zip(state, state_alone, strict=True):
+        assert relative_error(got, want) < tolerance(jnp.float32)
+
+
+@pytest.mark.parametrize("form", ["recurrent", "parallel", "chunkwise"])
+def test_masked_tokens_leave_the_state_bit_for_bit(form):
+    case = make_case(seq=9)
+    a = {name: jnp.asarray(x, jnp.float32) for name, x in case.arrays.items()}
+    state = MLSTMState(a["C"], a["n"], a["m"])
+    h, after = mlstm(
+        *(a[n] for n in "qkvif"), state=state, mask=np.zeros((2, 9), bool), return_state=True, implementation=form
+    )
+    assert not np.any(np.asarray(h))
+    for before, now in zip(state, after, strict=True):
+        np.testing.assert_array_equal(before, now)
+
+
+def memory_of_gradient(seq: int) -> int:
+    shapes = [(1, seq, 2, 32), (1, seq, 2, 32), (1, seq, 2, 32), (1, seq, 2), (1, seq, 2)]
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    gradient = jax.jit(jax.grad(lambda *x: mlstm(*x, chunk_size=64).sum(), argnums=tuple(range(5))))
+    return gradient.lower(*inputs).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_is_one_state_a_chunk_and_nothing_quadratic():
+    short, long = 2048, 8192
+    inputs = 4 * 2 * (3 * 32 + 2)  # bytes of q, k, v, i, f per token
+    states = 4 * 2 * (32 * 32 + 32) / 64
+    growth = (memory_of_gradient(long) - memory_of_gradient(short)) / (long - short)
+    assert growth < states + 2 * inputs
+
+
+def test_program_size_does_not_grow_with_the_sequence():
+    def program(seq: int) -> int:
+        shapes = [(1, seq, 2, 8)] * 3 + [(1, seq, 2)] * 2
+        inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        gradient = jax.jit(jax.grad(lambda *x: mlstm(*x).sum(), argnums=tuple(range(5))))
+        return len(gradient.lower(*inputs).as_text().splitlines())
+
+    assert program(8192) < 1.05 * program(256)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"implementation": "chunkwize"}, "implementation is 'chunkwize'"),
+        ({"chunk_size": 0}, "chunk_size is 0"),
+        ({"gate": "relu"}, "gate is 'relu'"),
+        ({"normalize": False}, "only defined with its normaliser"),
+        ({"reset": np.zeros((2, 4), bool)}, r"reset has shape \(2, 4\)"),
+        ({"mask": np.zeros((2, 5), np.int32)}, "mask has shape .* boolean"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(change, message):
+    case = make_case(seq=5)
+    with pytest.raises(ValueError, match=message):
+        mlstm(*(jnp.asarray(case.arrays[n], jnp.float32) for n in "qkvif"), **change)
+
+
+def test_shapes_that_do_not_fit_are_named():
+    case = make_case(seq=5)
+    q, k, v, i, f = (jnp.asarray(case.arrays[n], jnp.float32) for n in "qkvif")
+    with pytest.raises(ValueError, match="k has shape"):
+        mlstm(q, k[:, :3], v, i, f)
+    state = MLSTMState(jnp.zeros((2, 2, 4, 5)), jnp.zeros((2, 2, 4)), jnp.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"state\.C has shape"):
+        mlstm(q, k, v, i, f, state=state)

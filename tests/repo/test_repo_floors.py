@@ -1,0 +1,100 @@
+"""The order of the house: each part of the package imports only from the parts below it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "xlstm_jax"
+FLOORS = [
+    *("cli", "presets", "training", "evaluation", "inference", "hub", "runs", "data", "models", "distributed"),
+    "kernels",
+]
+"""From the top to the bottom."""
+LEAVES = ["xlstm_jax.models.configs", "xlstm_jax.config"]
+"""Open to all. The first may import the second, which imports nothing of the package."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """(line, module) of what a source imports from the package, inside functions, too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")[: len(module.split(".")) - node.level + is_package]
+                base = ".".join([*parents, base] if base else parents)
+            # `from a.b import c` may mean the module a.b.c
+            names = [full if (full := f"{base}.{alias.name}") in MODULES else base for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names = [str(word.value) for word in ast.walk(node) if isinstance(word, ast.Constant)]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "xlstm_jax":
+                yield node.lineno, name
+
+
+def allowed(module: str, imported: str) -> bool:
+    """Whether a module may import another one."""
+    if module in LEAVES:
+        return imported in LEAVES[LEAVES.index(module) + 1 :]
+    if imported in LEAVES:
+        return True
+    if module == "xlstm_jax":
+        return imported.startswith("xlstm_jax.inference")
+    above, below = module.split(".")[1], [*imported.split("."), ""][1]
+    if not below:  # the root itself: `from xlstm_jax import __version__`
+        return True
+    return FLOORS.index(above) <= FLOORS.index(below)
+
+
+def test_every_part_of_the_package_has_its_floor() -> None:
+    parts = {name.split(".")[1] for name in MODULES if "." in name}
+    assert parts - {"config"} == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str) -> None:
+    path = MODULES[module]
+    wrong = [
+        f"{path.relative_to(PACKAGE.parent)}:{line} imports {imported}"
+        for line, imported in imports(path.read_text(), module, path.name == "__init__.py")
+        if not allowed(module, imported)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "fits"),
+    [
+        ("xlstm_jax.kernels.x", "from xlstm_jax.models.shared import init", False),
+        ("xlstm_jax.kernels.x", "def f():\n    import xlstm_jax.distributed", False),
+        ("xlstm_jax.data.x", "from ..runs import lock", False),
+        ("xlstm_jax.data.x", "from xlstm_jax import training", False),
+        ("xlstm_jax.data.x", "import importlib\nimportlib.import_module('xlstm_jax.cli.data')", False),
+        ("xlstm_jax.config", "from xlstm_jax.models.configs import ModelConfig", False),
+        ("xlstm_jax.kernels.x", "from xlstm_jax.config import ConfigError", True),
+        ("xlstm_jax.kernels.x", "from xlstm_jax.models.configs import ModelConfig", True),
+        ("xlstm_jax.runs.x", "from . import lock\nfrom .lock import RunLock\nfrom ..data import store", True),
+        ("xlstm_jax.cli.x", "from xlstm_jax import training", True),
+    ],
+)
+def test_the_scan_sees_what_it_should(module: str, source: str, fits: bool) -> None:
+    assert all(allowed(module, imported) for _, imported in imports(source, module, False)) == fits

@@ -1,0 +1,119 @@
+"""What a person sees: curves, lines, panels, pictures."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from xlstm_jax.training.curve import draw_curve
+from xlstm_jax.training.display import LiveDisplay, PlainDisplay, duration, make_display
+from xlstm_jax.training.plot import plot_loss
+from xlstm_jax.training.signals import StopRequest
+
+
+def record(step: int, **more: float) -> dict:
+    fields = {"step": step, "loss": 5 * math.exp(-step / 30) + 1, "lr": 1e-3, "tokens": 512, "step_time": 0.1}
+    return fields | {"tokens_per_second": 5120.0, "flops_share": 0.42} | more
+
+
+RECORDS = [
+    record(s, **({"validation_loss": 2.5, "perplexity": 12.2, "bits_per_byte": 1.875} if s % 50 == 0 else {}))
+    for s in range(1, 101)
+]
+
+
+def console(terminal: bool) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+
+
+def text(display: Console) -> str:
+    return display.file.getvalue()  # type: ignore[attr-defined]
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=50), st.integers(2, 30), st.integers(2, 8))
+def test_a_curve_has_the_size_asked_for_and_names_its_ends(values: list[float], width: int, height: int) -> None:
+    lines = draw_curve(range(1, len(values) + 1), values, width=width, height=height)
+    assert len(lines) == height + 1
+    assert f"{max(values):.3f}" in lines[0]
+    assert lines[height - 1].lstrip().startswith(f"{min(values):.3f}")
+    assert all(len(line.partition("┤")[2]) == width for line in lines[:-1])
+    assert any(ch not in " ⠀" for line in lines[:-1] for ch in line.partition("┤")[2])
+
+
+def test_a_falling_curve_falls_and_gaps_are_left_out() -> None:
+    lines = draw_curve([1, 2, 3, 4], [4.0, math.nan, 2.0, 1.0], width=10, height=4)
+    assert lines[0].partition("┤")[2][0] != "⠀"
+    assert lines[3].partition("┤")[2][-1] != "⠀"
+    assert lines[0].partition("┤")[2][-1] == "⠀"
+    assert draw_curve([1], [math.inf]) == []
+
+
+def test_without_a_terminal_there_is_a_line_every_few_steps() -> None:
+    out = console(terminal=False)
+    display = make_display("runs/x", 20, out)
+    assert isinstance(display, PlainDisplay)
+    display.start(0, 100, [])
+    for one in RECORDS:
+        display.step(one)
+    display.close()
+    lines = text(out).splitlines()
+    assert [int(line.split()[1].split("/")[0]) for line in lines] == [1, 20, 40, 50, 60, 80, 100]
+    assert "held out 2.5000 (perplexity 12.2, 1.875 bits/byte)" in lines[3]
+    assert "42% of peak" in lines[0]
+
+
+def test_on_a_terminal_there_is_a_panel_with_curve_and_time_left() -> None:
+    out = console(terminal=True)
+    display = make_display("runs/x", 20, out)
+    assert isinstance(display, LiveDisplay)
+    display.say("a sentence [with brackets]")
+    display.start(0, 120, RECORDS[:10])
+    for one in RECORDS[10:]:
+        display.step(one)
+    display.step(record(101) | {"loss": None})
+    display.close()
+    shown = text(out)
+    for part in (
+        "runs/x",
+        "step 101/120",
+        "1.875 bits/byte (step 100)",
+        "5,120 tokens/s",
+        "left",
+        "┤",
+        "[with brackets]",
+    ):
+        assert part in shown
+
+
+def test_durations_read_well() -> None:
+    assert [duration(s) for s in (3.2, 59.6, 185, 7620)] == ["3 s", "1 min 00 s", "3 min 05 s", "2 h 07 min"]
+
+
+@pytest.mark.parametrize("records", [RECORDS, RECORDS[:1], [{"step": 1, "loss": None}, record(2)]])
+def test_the_picture_of_any_run_is_a_png(records: list[dict], tmp_path: Path) -> None:
+    plot_loss(records, tmp_path / "loss.png", "a run")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_no_losses_make_no_picture(tmp_path: Path) -> None:
+    plot_loss([{"step": 1, "loss": None}], tmp_path / "loss.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_asks_once_and_old_handlers_come_back(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert stop.exit_code is None
+        os.kill(os.getpid(), number)
+        assert stop.exit_code == code
+    assert signal.getsignal(number) is before

@@ -1,0 +1,252 @@
+"""Runs: what they write, how they go on, what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from training_helpers import tiny_experiment, with_fields, write_corpus
+
+import xlstm_jax.runs.space
+from xlstm_jax.data.errors import MissingStoreError
+from xlstm_jax.data.prepare import prepare
+from xlstm_jax.runs.errors import ConfigChangedError, DiskFullError, RunLockedError, StateMismatchError
+from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.training import loop
+from xlstm_jax.training.config import Experiment
+from xlstm_jax.training.errors import NotFiniteError, WrongStoreError
+from xlstm_jax.training.loop import train
+from xlstm_jax.training.setup import fork_run
+
+
+class Recorder:
+    """A display that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.steps: list[int] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+    def start(self, first_step: int, last_step: int, earlier: Any) -> None:
+        self.first, self.last = first_step, last_step
+
+    def step(self, record: Any) -> None:
+        self.steps.append(record["step"])
+
+    def close(self) -> None:
+        pass
+
+
+def losses(run: Path) -> list[tuple]:
+    """What must repeat bit for bit."""
+    names = ("step", "loss", "tokens", "tokens_seen", "lr", "grad_norm", "param_norm", "update_norm", "validation_loss")
+    return [tuple(record.get(name) for name in names) for record in RunFolder(run).metrics().read()]
+
+
+class Trained(NamedTuple):
+    run: Path
+    experiment: Experiment
+    recorder: Recorder
+
+
+@pytest.fixture(scope="module")
+def trained(store: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    experiment, recorder = tiny_experiment(corpus, store), Recorder()
+    assert train(run, experiment, recorder).exit_code == 0
+    return Trained(run, experiment, recorder)
+
+
+@pytest.fixture
+def run(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of the finished run, to do things to."""
+    shutil.copytree(trained.run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def cut_to(run: Path, step: int) -> None:
+    """Leave only the checkpoints up to a step: what a run that was killed after it looks like."""
+    for folder in (run / "checkpoints").iterdir():
+        if folder.name.isdigit() and int(folder.name) > step:
+            shutil.rmtree(folder)
+
+
+def test_a_run_folder_has_all_that_was_promised(trained: Trained) -> None:
+    records = RunFolder(trained.run).metrics().read()
+    assert [r["step"] for r in records] == list(range(1, 13)) == trained.recorder.steps
+    for record in records:
+        assert record["tokens_seen"] == sum(r["tokens"] for r in records[: record["step"]])
+        assert {"loss", "lr", "step_time", "tokens_per_second", "flops_per_second", "flops_share"} <= set(record)
+        assert ("validation_loss" in record) == (record["step"] % 4 == 0)
+    assert records[3]["perplexity"] == pytest.approx(np.exp(records[3]["validation_loss"]))
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert records[-1]["validation_loss"] < records[3]["validation_loss"]
+    assert (trained.run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert RunFolder(trained.run).checkpoints(read_only=True).steps() == [8, 12]
+    recorded = RunFolder(trained.run).read_config(Experiment)
+    assert recorded.model.vocab_size == 320
+    assert recorded.data.fingerprint
+    assert any("a checkpoint" in sentence for sentence in trained.recorder.said)
+
+
+def test_a_finished_run_does_nothing_more(run: Path, trained: Trained) -> None:
+    before = losses(run)
+    outcome = train(run, trained.experiment, Recorder())
+    assert (outcome.exit_code, outcome.trained, outcome.setup.step) == (0, False, 12)
+    assert losses(run) == before
+
+
+def test_going_on_from_a_checkpoint_repeats_every_number_bit_for_bit(run: Path, trained: Trained) -> None:
+    cut_to(run, 8)
+    recorder = Recorder()
+    train(run, trained.experiment, recorder)
+    assert recorder.steps == [9, 10, 11, 12]
+    assert losses(run) == losses(trained.run)
+
+
+def test_length_and_logging_may_change_on_going_on_and_nothing_else(run: Path, trained: Trained) -> None:
+    longer = with_fields(trained.experiment, "training", steps=14, log_every=1, keep_checkpoints=3, eval_every=0)
+    outcome = train(run, longer, Recorder())
+    assert outcome.setup.step == 14
+    assert RunFolder(run).read_config(Experiment).training.steps == 14
+    for part, fields, key in (
+        ("optimizer", {"lr": 0.5}, "optimizer.lr is 0.01 in the run and 0.5 now"),
+        ("training", {"batch_size": 8, "steps": 14}, "training.batch_size is 4 in the run and 8 now"),
+        ("model", {"num_blocks": 2}, "model.num_blocks is 1 in the run and 2 now"),
+    ):
+        before = losses(run)
+        with pytest.raises(ConfigChangedError, match=key) as error:
+            train(run, with_fields(longer, part, **fields), Recorder())
+        assert "--fork NAME" in str(error.value)
+        assert losses(run) == before
+
+
+def test_a_copy_goes_on_with_other_values_and_leaves_the_first_run_alone(run: Path, trained: Trained) -> None:
+    before = losses(run)
+    other = with_fields(with_fields(trained.experiment, "optimizer", lr=1e-3), "training", steps=14)
+    fork_run(RunFolder(run), run.parent / "copy", other, print)
+    recorder = Recorder()
+    train(run.parent / "copy", other, recorder)
+    assert recorder.steps == [13, 14]
+    assert losses(run) == before == losses(run.parent / "copy")[:12]
+
+
+def test_a_copy_of_another_shape_is_refused_before_anything_is_made(run: Path, trained: Trained) -> None:
+    with pytest.raises(StateMismatchError, match="embedding"):
+        fork_run(RunFolder(run), run.parent / "copy", with_fields(trained.experiment, "model", embedding_dim=24), print)
+    assert not (run.parent / "copy").exists()
+
+
+def test_a_copy_with_a_store_of_another_tokenizer_is_refused_before_anything_is_made(
+    run: Path, trained: Trained, tmp_path: Path
+) -> None:
+    text = write_corpus(tmp_path / "other", seed=1)
+    prepare([str(text)], tmp_path / "bpe", tokenizer="bpe", vocab_size=300, progress=False)
+    other = with_fields(trained.experiment, "data", store=str(tmp_path / "bpe"))
+    with pytest.raises(WrongStoreError, match="another tokenizer"):
+        fork_run(RunFolder(run), run.parent / "copy", other, print)
+    assert not (run.parent / "copy").exists()
+
+
+def test_a_damaged_record_of_the_environment_stops_nobody(run: Path, trained: Trained) -> None:
+    (run / "environment.json").write_text("{bad")
+    longer = with_fields(trained.experiment, "training", steps=13)
+    recorder = Recorder()
+    train(run, longer, recorder)
+    assert recorder.steps == [13]
+
+
+def test_a_store_of_another_tokenizer_or_text_is_refused(run: Path, trained: Trained, tmp_path: Path) -> None:
+    text = write_corpus(tmp_path / "other", seed=1)
+    prepare([str(text)], tmp_path / "bytes", tokenizer="bytes", progress=False)
+    prepare([str(text)], tmp_path / "bpe", tokenizer="bpe", vocab_size=300, progress=False)
+    before = losses(run)
+    for store, reason in (("bpe", "another tokenizer"), ("bytes", "another text")):
+        with pytest.raises(WrongStoreError, match=reason):
+            train(run, with_fields(trained.experiment, "data", store=str(tmp_path / store)), Recorder())
+    with pytest.raises(WrongStoreError, match=r"data.tokenizer is 'bytes', but the store .* 'bpe'"):
+        train(tmp_path / "new", tiny_experiment(store=tmp_path / "bpe"), Recorder())
+    assert losses(run) == before
+
+
+def test_a_missing_store_is_made_from_the_sources_or_named(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingStoreError, match="there is no token store at"):
+        train(tmp_path / "run", tiny_experiment(store=tmp_path / "nowhere"), Recorder())
+    assert not (tmp_path / "run" / "config.json").exists()
+    recorder = Recorder()
+    train(tmp_path / "run", tiny_experiment(corpus, tmp_path / "made", steps=2), recorder)
+    assert any(sentence.startswith("preparing the token store") for sentence in recorder.said)
+    assert (tmp_path / "made" / "index.json").exists()
+
+
+def test_a_run_in_use_is_refused(run: Path, trained: Trained) -> None:
+    with RunFolder(run).lock(), pytest.raises(RunLockedError, match="is being written by"):
+        train(run, trained.experiment, Recorder())
+
+
+def test_a_loss_that_is_not_finite_stops_and_never_becomes_a_checkpoint(
+    store: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = loop.make_train_step
+
+    def broken_at_six(*args: Any, **kwargs: Any) -> Any:
+        whole = make(*args, **kwargs)
+
+        class Broken:
+            def lower(self, state: Any, rows: Any) -> Any:
+                compiled = whole.lower(state, rows).compile()  # type: ignore[attr-defined]
+
+                def step(state: Any, rows: Any) -> Any:
+                    state, metrics = compiled(state, rows)
+                    if int(state.step) == 6:
+                        metrics = metrics._replace(loss=np.float32(np.nan), finite=np.bool_(False))
+                    return state, metrics
+
+                self.step = step
+                return self
+
+            def compile(self) -> Any:
+                return self.step
+
+        return Broken()
+
+    monkeypatch.setattr(loop, "make_train_step", broken_at_six)
+    with pytest.raises(NotFiniteError, match="training stopped at step 6: the loss is nan; the checkpoint of step 4"):
+        train(tmp_path / "run", tiny_experiment(corpus, store), Recorder())
+    assert RunFolder(tmp_path / "run").checkpoints(read_only=True).steps() == [4]
+    assert losses(tmp_path / "run")[-1][:2] == (6, None)
+
+
+def test_a_learning_rate_that_blows_the_model_up_stops_by_itself(store: Path, corpus: Path, tmp_path: Path) -> None:
+    wild = with_fields(tiny_experiment(corpus, store, checkpoint_every=1), "optimizer", lr=1e30, grad_clip_norm=None)
+    with pytest.raises(NotFiniteError, match=r"is nan|is inf"):
+        train(tmp_path / "run", wild, Recorder())
+    saved = RunFolder(tmp_path / "run").checkpoints(read_only=True)
+    last = RunFolder(tmp_path / "run").metrics().read()[-1]["step"]
+    assert all(step < last for step in saved.steps())
+
+
+def test_a_disk_without_room_is_told_before_training(
+    store: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
+    monkeypatch.setattr(xlstm_jax.runs.space.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DiskFullError, match=r"3 checkpoints need .* but the disk of .* has 100.0 kB free"):
+        train(tmp_path / "run", tiny_experiment(corpus, store), Recorder())
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_another_machine_is_announced(run: Path, trained: Trained) -> None:
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | {"jaxlib": "0.0.1", "cores": 999}))
+    recorder = Recorder()
+    train(run, trained.experiment, recorder)
+    notes = [sentence for sentence in recorder.said if sentence.startswith("note:")]
+    assert any("jaxlib was 0.0.1" in note for note in notes)
+    assert any("999" in note for note in notes)

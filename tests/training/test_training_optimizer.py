@@ -1,0 +1,78 @@
+"""The optimizer does what its config says: rates, decay and its mask, clipping."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xlstm_jax.training.config import OptimizerConfig
+from xlstm_jax.training.optimizer import decay_mask, learning_rate, make_optimizer
+
+PARAMS = {
+    "token_embedding": {"embedding": jnp.ones((4, 3))},
+    "block": {"proj": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}, "norm": {"scale": jnp.ones(3)}},
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    schedule=st.sampled_from(["cosine", "linear", "constant"]),
+    warmup=st.integers(0, 20),
+    steps=st.integers(1, 60),
+    floor=st.floats(0, 1),
+)
+def test_rate_starts_above_zero_never_passes_the_peak_and_keeps_its_floor(
+    schedule: str, warmup: int, steps: int, floor: float
+) -> None:
+    config = OptimizerConfig(lr=0.5, schedule=schedule, warmup_steps=warmup, end_lr_factor=floor)  # type: ignore[arg-type]
+    rates = np.asarray(learning_rate(config, steps)(jnp.arange(max(steps, warmup) + 30)))
+    assert rates[0] > 0 or (warmup == 0 and steps == 1)
+    assert (rates <= 0.5).all()
+    if warmup:
+        assert rates[warmup - 1] == pytest.approx(0.5)
+        assert (np.diff(rates[:warmup]) > 0).all()
+    assert (np.diff(rates[warmup:]) <= 1e-7).all()
+    if schedule != "constant":
+        np.testing.assert_allclose(rates[max(steps, warmup + 2) :], 0.5 * floor, rtol=1e-5, atol=1e-7)
+        assert (rates[warmup:] >= 0.5 * floor - 1e-7).all()
+    else:
+        np.testing.assert_allclose(rates[warmup:], 0.5, rtol=1e-6)
+
+
+def test_published_mask_decays_kernels_alone() -> None:
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator="."): on
+        for path, on in jax.tree_util.tree_leaves_with_path(decay_mask(PARAMS, OptimizerConfig()))
+    }
+    assert {name for name, on in names.items() if on} == {"block.proj.kernel"}
+    assert decay_mask(PARAMS, OptimizerConfig(), True)["token_embedding"]["embedding"] is True
+    assert all(jax.tree.leaves(decay_mask(PARAMS, OptimizerConfig(decay_mask="all"))))
+
+
+def test_decay_shrinks_by_rate_times_decay_and_only_under_the_mask() -> None:
+    config = OptimizerConfig(lr=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5)
+    optimizer = make_optimizer(config, 10)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["block"]["proj"]["kernel"], -0.05, rtol=1e-6)
+    assert not updates["block"]["proj"]["bias"].any()
+    assert not updates["token_embedding"]["embedding"].any()
+
+
+def test_two_steps_equal_adamw_written_out() -> None:
+    config = OptimizerConfig(lr=0.1, schedule="linear", warmup_steps=0, weight_decay=0.3, grad_clip_norm=0.5, eps=1e-8)
+    optimizer = make_optimizer(config, 3)
+    params = {"kernel": jnp.asarray([1.0, -2.0])}
+    state, (first, second), w = optimizer.init(params), config.betas, np.array([1.0, -2.0])
+    m = v = np.zeros(2)
+    for t, grad in enumerate(([3.0, 4.0], [0.1, -0.2]), start=1):
+        updates, state = optimizer.update({"kernel": jnp.asarray(grad)}, state, params)
+        params = {"kernel": params["kernel"] + updates["kernel"]}
+        g = np.asarray(grad) * min(1, 0.5 / np.linalg.norm(grad))
+        m, v = first * m + (1 - first) * g, second * v + (1 - second) * g**2
+        rate = 0.1 * (0.1 + 0.9 * (1 - (t - 1) / 2))
+        w = w - rate * (m / (1 - first**t) / (np.sqrt(v / (1 - second**t)) + 1e-8) + 0.3 * w)
+        np.testing.assert_allclose(params["kernel"], w, rtol=1e-5)

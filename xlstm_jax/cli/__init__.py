@@ -1,0 +1,94 @@
+"""The `xlstm` command: a table of verbs, each in a file of its own that is imported when the verb is used."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+VERBS = {
+    "train": "train a model from a preset, or continue a run",
+    "generate": "continue a prompt with a trained model",
+    "data": "turn text into a token store, or look into one",
+    "version": "versions, devices and the implementation that would be picked",
+}
+"""Verb and what it does; `xlstm_jax.cli.VERB` has its `main(argv) -> exit code`."""
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPT, EXIT_TERMINATED = 1, 2, 130, 143
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; what a user did wrong comes out as one sentence, what we did wrong as a traceback.
+
+    Returns:
+        The exit code: 0, 1 for a failure, 2 for a wrong call or value, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else EXIT_USAGE
+    if arguments[0] == "--version":
+        arguments[0] = "version"
+    verb = arguments[0]
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return _fail(f"there is no verb {verb!r}{hint}; verbs are {', '.join(VERBS)}", EXIT_USAGE)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
+    try:
+        return importlib.import_module(f"xlstm_jax.cli.{verb}").main(arguments[1:])
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPT)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing to say, and nowhere to say it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, exit_code(error))
+
+
+def usage() -> str:
+    """The text of `xlstm --help`."""
+    width = max(map(len, VERBS))
+    listed = "\n".join(f"  {verb:{width}}  {what}" for verb, what in VERBS.items())
+    return (
+        "usage: xlstm VERB ...\n\nTrain, evaluate, serve and exchange xLSTM language models in JAX.\n\n"
+        f"verbs:\n{listed}\n\n`xlstm VERB --help` tells more. A first model in minutes: xlstm train quickstart"
+    )
+
+
+def explain(error: Exception) -> str | None:
+    """One sentence for an error that its user can do something about; None for all others."""
+    if type(error).__module__.startswith("xlstm_jax."):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full{f' ({error.filename})' if error.filename else ''}; what was saved before is untouched"
+    if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
+        what = str(error).partition("\n")[0]
+        if "RESOURCE_EXHAUSTED" in what:
+            return f"the device has too little memory; a smaller batch, or more of --accumulate, needs less ({what})"
+        return f"the device failed: {what}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def exit_code(error: Exception) -> int:
+    """2 for a value that cannot be used, 1 for everything that went wrong later."""
+    from xlstm_jax.config import ConfigError
+
+    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"xlstm: {sentence}", file=sys.stderr)
+    return code

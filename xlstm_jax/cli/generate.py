@@ -1,0 +1,186 @@
+"""`xlstm generate`: continue a prompt with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from xlstm_jax.config import ConfigError
+
+if TYPE_CHECKING:
+    from xlstm_jax.inference.generate import Piece
+    from xlstm_jax.inference.run import Run
+    from xlstm_jax.inference.sampling import Sampling
+
+RUNS = Path("runs")
+
+EXAMPLES = """\
+examples:
+  xlstm generate quickstart --prompt "def "
+  xlstm generate runs/quickstart --prompt "import " --prompt "class " --temperature 0.5 --stop "\\n\\n"
+  head -20 some_file.py | xlstm generate quickstart --max-tokens 500
+
+RUN is a run's folder, or NAME for runs/NAME; it may be training meanwhile. Without --prompt the prompt is what comes
+from standard input, to the last byte. The same seed gives the same text.
+"""
+
+# Control characters but tab and line feed would be carried out by the terminal; they are shown as symbols instead.
+_SHOWN = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+_SHOWN |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (`{self.prog} --help` tells more)")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `xlstm generate ARGV`; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    # After the parser, so that --help needs no JAX.
+    from xlstm_jax.inference.sampling import Sampling
+
+    settings = Sampling(
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        stop=tuple(_unescaped(stop) for stop in arguments.stop),
+        heal=not arguments.no_heal,
+    )
+    if arguments.samples < 1:
+        raise ConfigError(f"--samples is {arguments.samples}, but must be a whole number >= 1")
+    from xlstm_jax.inference.run import load
+
+    run = load(
+        find_run(arguments.run), arguments.step, say=lambda sentence: print(f"note: {sentence}", file=sys.stderr)
+    )
+    # Bytes that are not UTF-8 reach us as half surrogate pairs, and become those bytes again.
+    prompts = [os.fsencode(prompt) for prompt in arguments.prompt] or [_standard_input()]
+    prompts = [prompt for prompt in prompts for _ in range(arguments.samples)]
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
+    try:
+        if arguments.json:
+            _print_json(run, prompts, settings)
+        else:
+            _print_text(run, prompts, settings, echo=not arguments.no_echo)
+    except KeyboardInterrupt:
+        print(flush=True)
+        raise
+    return 0
+
+
+def find_run(target: str) -> Path:
+    """A path as it is; a name that is no run here stands for `runs/NAME`."""
+    path = Path(target)
+    inside = RUNS / path
+    is_name = len(path.parts) == 1 and not path.is_absolute() and not target.startswith(".")
+    return inside if is_name and not (path / "config.json").is_file() else path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="xlstm generate",
+        description="Continue a prompt with a trained model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="folder of the run, or NAME for runs/NAME")
+    add("--prompt", action="append", default=[], metavar="TEXT", help="what to continue (repeatable)")
+    add("--max-tokens", type=int, default=256, metavar="N", help="tokens to make, at most (default 256)")
+    add("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest always (default 0.8)")
+    add("--top-k", type=int, metavar="K", help="choose among the K likeliest tokens")
+    add("--top-p", type=float, metavar="P", help="choose among the likeliest tokens that together have probability P")
+    add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default 0)")
+    add("--stop", action="append", default=[], metavar="TEXT", help=r"end before this text; knows \n, \t (repeatable)")
+    add("--samples", type=int, default=1, metavar="N", help="continue each prompt N times (default 1)")
+    add("--step", type=int, metavar="N", help="use the checkpoint of this step (default: the newest)")
+    add("--no-heal", action="store_true", help="keep the prompt's last token as it is, though a longer one would fit")
+    add("--no-echo", action="store_true", help="print the continuation without its prompt")
+    add("--json", action="store_true", help="print one JSON object a prompt, when all are finished")
+    return parser
+
+
+def _note(sentence: str) -> None:
+    print(f"note: {sentence}", file=sys.stderr)
+
+
+def _standard_input() -> bytes:
+    if sys.stdin.isatty():
+        print("reading the prompt (end it with Ctrl-D):", file=sys.stderr)
+    return sys.stdin.buffer.read()
+
+
+def _unescaped(text: str) -> str:
+    for written, meant in (("\\n", "\n"), ("\\t", "\t")):
+        text = text.replace(written, meant)
+    return text
+
+
+def _print_text(run: Run, prompts: Sequence[bytes], settings: Sampling, *, echo: bool) -> None:
+    """Stream row after row: the later ones are made at the same time and wait for their turn."""
+    terminal = sys.stdout.isatty()
+
+    def show(text: str) -> None:
+        sys.stdout.write(text.translate(_SHOWN) if terminal else text)
+        sys.stdout.flush()
+
+    def begin(row: int) -> None:
+        if len(prompts) > 1:
+            show(f"{chr(10) if row else ''}--- {row + 1} of {len(prompts)} ---\n")
+        if echo:
+            prompt = prompts[row].decode("utf-8", "replace")
+            sys.stdout.write(f"\x1b[1m{prompt.translate(_SHOWN)}\x1b[0m" if terminal else prompt)
+            sys.stdout.flush()
+
+    begin(0)
+    for row, text, ended in _in_order(run.generator.pieces(prompts, settings), len(prompts)):
+        show(text)
+        if ended:
+            show("\n")
+            if row + 1 < len(prompts):
+                begin(row + 1)
+
+
+def _in_order(pieces: Iterator[Piece], rows: int) -> Iterator[tuple[int, str, bool]]:
+    """(row, text, whether the row ends), all of a row before anything of the next."""
+    waiting = [""] * rows
+    ended = [False] * rows
+    turn = 0
+    for piece in pieces:
+        waiting[piece.row] += piece.text
+        ended[piece.row] |= piece.finish is not None
+        while turn < rows and (waiting[turn] or ended[turn]):
+            yield turn, waiting[turn], ended[turn]
+            waiting[turn] = ""
+            if not ended[turn]:
+                break
+            turn += 1
+
+
+def _print_json(run: Run, prompts: Sequence[bytes], settings: Sampling) -> None:
+    texts: list[str] = [""] * len(prompts)
+    last: dict[int, Piece] = {}
+    for piece in run.generator.pieces(prompts, settings):
+        texts[piece.row] += piece.text
+        last[piece.row] = piece
+    for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        record = {
+            "prompt": prompt.decode("utf-8", "replace"),
+            "text": text,
+            "finish": last[row].finish,
+            "tokens": last[row].tokens,
+            "step": run.step,
+            "settings": dataclasses.asdict(settings),
+        }
+        print(json.dumps(record, ensure_ascii=False))

@@ -1,0 +1,197 @@
+"""`xlstm train`: train a model from a preset, or go on with a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from xlstm_jax.cli.options import apply_options
+from xlstm_jax.config import ConfigError, near_miss
+from xlstm_jax.data.store import open_store
+from xlstm_jax.presets import get_preset, preset_names, preset_summary
+from xlstm_jax.runs.errors import ConfigChangedError
+from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.training.config import Experiment
+
+if TYPE_CHECKING:
+    from xlstm_jax.training.setup import Setup
+
+RUNS = Path("runs")
+SAMPLE_TOKENS = 80
+SAMPLE_TEMPERATURE = 0.7
+
+MAIN_OPTIONS = (
+    ("--steps N", "training steps"),
+    ("--batch_size N", "rows in a step"),
+    ("--context_length N", "tokens in a row"),
+    ("--lr X", "learning rate at its peak"),
+    ("--embedding_dim N, --num_blocks N", "size of the model"),
+    ("--sources PATH ...", "text to learn from: files, folders, globs, or stdlib"),
+    ("--data.store PATH", "a token store made by `xlstm data prepare`"),
+)
+
+
+@dataclasses.dataclass
+class Call:
+    """A command line, taken apart."""
+
+    target: str
+    run: str | None = None
+    fork: str | None = None
+    assignments: list[str] = dataclasses.field(default_factory=list)
+    options: list[str] = dataclasses.field(default_factory=list)
+
+
+def main(argv: Sequence[str]) -> int:
+    """See `usage`; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        if not argv:
+            return 2
+        print(f"\nall fields, with the values of {preset_names()[0]}:\n")
+        argv = [preset_names()[0], "--help"]
+    call = parse(argv)
+    experiment, run = _experiment_and_run(call)
+    console = Console(highlight=False)
+    if call.fork is not None:
+        from xlstm_jax.training.setup import fork_run
+
+        source, run = RunFolder.open(run), run_path(call.fork)
+        fork_run(source, run, experiment, console.print)
+        console.print(f"{run} goes on from {source}", soft_wrap=True)
+    return _train(run, experiment, console)
+
+
+def usage() -> str:
+    """The short help."""
+    names = preset_names()
+    width = max(map(len, names))
+    presets = "\n".join(f"  {name:{width}}  {preset_summary(name)}" for name in names)
+    wide = max(len(option) for option, _ in MAIN_OPTIONS)
+    options = "\n".join(f"  {option:{wide}}  {text}" for option, text in MAIN_OPTIONS)
+    return (
+        "usage: xlstm train PRESET [--run NAME|PATH] [--field VALUE ...] [--set PATH=JSON ...]\n"
+        "       xlstm train RUN    [--fork NAME] [--field VALUE ...]\n\n"
+        "Train a model from a preset into runs/PRESET, or go on with a run where it was.\n"
+        f"Ctrl-C saves and stops.\n\npresets:\n{presets}\n\n"
+        "  --run NAME|PATH  the run's folder (NAME stands for runs/NAME)\n"
+        "  --fork NAME      start a copy of the run from its newest checkpoint; other values may change in it\n"
+        "  --set PATH=JSON  any field, or a whole sub-config on (an object) or off (null)\n\n"
+        f"often used (a field may be named by its last word where that is clear):\n{options}"
+    )
+
+
+def parse(argv: Sequence[str]) -> Call:
+    """Take a command line apart: our own options from those that are fields of the experiment.
+
+    Raises:
+        ConfigError: for a missing target or value.
+    """
+    if argv[0].startswith("-"):
+        raise ConfigError(f"xlstm train takes a preset or a run first, but got {argv[0]!r}")
+    call = Call(argv[0])
+    words = list(argv[1:])
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in ("--run", "--fork", "--set"):
+            call.options.append(word)
+            continue
+        if not equals:
+            if not words:
+                raise ConfigError(f"{name} needs a value after it")
+            value = words.pop(0)
+        if name == "--set":
+            call.assignments.append(value)
+        else:
+            setattr(call, name[2:], value)
+    return call
+
+
+def run_path(name: str) -> Path:
+    """`NAME` -> `runs/NAME`; anything that looks like a path is one."""
+    path = Path(name)
+    return path if path.is_absolute() or len(path.parts) > 1 or name.startswith(".") else RUNS / name
+
+
+def _experiment_and_run(call: Call) -> tuple[Experiment, Path]:
+    """The experiment with the call's changes, and the run it is for."""
+    if call.target in preset_names():
+        experiment, path = get_preset(call.target), run_path(call.run or call.target)
+    elif RunFolder(call.target).exists or len(Path(call.target).parts) > 1:
+        if call.run is not None:
+            raise ConfigError(f"{call.target} is a run itself, so --run {call.run} has no meaning; a copy needs --fork")
+        path = RunFolder.open(call.target).path
+        experiment = RunFolder(path).read_config(Experiment)
+    else:
+        hint = f" (there is a run {RUNS / call.target})" if RunFolder(RUNS / call.target).exists else ""
+        raise ConfigError(
+            f"{call.target!r} is neither a preset{near_miss(call.target, preset_names())} nor a run{hint}; presets are "
+            f"{', '.join(preset_names())}"
+        )
+    changed = apply_options(experiment, call.options, call.assignments, prog=f"xlstm train {call.target}")
+    store = changed.data.store
+    if store and store != experiment.data.store and changed.data.sources == experiment.data.sources:
+        # Who names a store means that text: if it is missing, that of the preset or run must not take its place.
+        if call.target in preset_names():
+            changed = dataclasses.replace(changed, data=dataclasses.replace(changed.data, sources=()))
+        else:
+            open_store(store)
+    return changed, path
+
+
+def _train(path: Path, experiment: Experiment, console: Console) -> int:
+    from xlstm_jax.evaluation.table import print_comparison
+    from xlstm_jax.training.final import final_comparison, has_report
+    from xlstm_jax.training.loop import train
+
+    try:
+        outcome = train(path, experiment)
+    except ConfigChangedError as error:
+        raise ConfigError(str(error)) from error
+    if outcome.exit_code:
+        return outcome.exit_code
+    setup = outcome.setup
+    if not outcome.trained:
+        console.print(
+            f"{path} is finished: it has made {setup.step} of {setup.experiment.training.steps} steps "
+            "(more: --training.steps N)",
+            soft_wrap=True,
+        )
+        if has_report(setup.run, setup.step):
+            return 0
+    comparison = final_comparison(setup, console)
+    if comparison is not None:
+        print_comparison(comparison, console)
+    _print_samples(setup, console)
+    console.print(f"the run is in {path} (loss curve: {setup.run.plot_path})", soft_wrap=True)
+    sys.stdout.flush()
+    return 0
+
+
+def _print_samples(setup: Setup, console: Console) -> None:
+    """What the trained model makes of the experiment's sample prompts."""
+    prompts = setup.experiment.training.sample_prompts
+    if not prompts:
+        return
+    from xlstm_jax.inference.generate import generate_text
+
+    texts = generate_text(
+        setup.model,
+        setup.state.params,
+        setup.store.tokenizer,
+        prompts,
+        max_tokens=SAMPLE_TOKENS,
+        temperature=SAMPLE_TEMPERATURE,
+    )
+    console.print(f"samples at temperature {SAMPLE_TEMPERATURE}:")
+    for prompt, text in zip(prompts, texts, strict=True):
+        console.print(Text(f"\n{prompt}", "bold").append(text, "not bold"), soft_wrap=True)
+    console.print(f"\nmore of them: xlstm generate {setup.run} --prompt {shlex.quote(prompts[0])}", soft_wrap=True)

@@ -1,0 +1,82 @@
+"""`xlstm version`: what runs here, and what would be picked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+_REQUIREMENT = re.compile(r"""^(?P<name>[\w.-]+).*;.*\bextra\s*==\s*["'](?P<extra>[^"']+)["']""")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `xlstm version ARGV`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="xlstm version", description="Versions, devices and what would be picked.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args(argv)
+    facts = version_facts()
+    print(json.dumps(facts, indent=2) if arguments.json else _as_text(facts))
+    return 0
+
+
+def version_facts() -> dict[str, Any]:
+    """Versions, devices, the mLSTM implementation that would be picked, and which extras are installed."""
+    versions = {"xlstm-jax": _version("xlstm-jax"), "python": platform.python_version()}
+    facts: dict[str, Any] = {"versions": versions | {name: _version(name) for name in PACKAGES}}
+    try:
+        import jax
+
+        facts["devices"] = [{"platform": d.platform, "kind": d.device_kind, "id": d.id} for d in jax.devices()]
+        from xlstm_jax.kernels.mlstm import pick_implementation
+
+        name, reason = pick_implementation()
+        facts["mlstm"] = {"implementation": name, "reason": reason}
+    except Exception as error:
+        # Who asks for versions often does so because JAX does not start, in whatever way: that is an answer too.
+        facts["problem"] = str(error).strip().partition("\n")[0] or f"JAX does not start ({type(error).__name__})"
+    return facts | {"extras": installed_extras()}
+
+
+def installed_extras(distribution: str = "xlstm-jax") -> dict[str, dict[str, bool]]:
+    """Each optional extra with its packages, and whether these are installed."""
+    try:
+        requirements = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return {}
+    extras: dict[str, dict[str, bool]] = {}
+    for requirement in requirements:
+        if match := _REQUIREMENT.match(requirement):
+            extras.setdefault(match["extra"], {})[match["name"]] = _version(match["name"]) is not None
+    return extras
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _as_text(facts: dict[str, Any]) -> str:
+    lines = [(name, version or "not installed") for name, version in facts["versions"].items()]
+    if "problem" in facts:
+        lines.append(("devices", f"none can be used: {facts['problem']}"))
+    else:
+        kinds: dict[str, int] = {}
+        for device in facts["devices"]:
+            what = (
+                f"{device['platform']} ({device['kind']})" if device["kind"] != device["platform"] else device["kind"]
+            )
+            kinds[what] = kinds.get(what, 0) + 1
+        lines.append(("devices", ", ".join(f"{count} x {what}" for what, count in kinds.items())))
+        lines.append(("mlstm", f"{facts['mlstm']['implementation']}: {facts['mlstm']['reason']}"))
+    for extra, packages in facts["extras"].items():
+        lacking = [name for name, there in packages.items() if not there]
+        lines.append((f"extra {extra}", f"not installed: {', '.join(lacking)}" if lacking else "installed"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines)

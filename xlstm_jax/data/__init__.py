@@ -1,0 +1,47 @@
+"""Text -> tokenizer -> token store (`data.prepare`) -> batches."""
+
+from xlstm_jax.data.errors import (
+    DamagedStoreError,
+    DataError,
+    DiskFullError,
+    MissingStoreError,
+    PrepareError,
+    SourceError,
+    StoreError,
+    StoreVersionError,
+    TokenizerError,
+    TruncatedStoreError,
+)
+from xlstm_jax.data.heldout import HeldoutBatch, HeldoutDocuments, bits_per_byte
+from xlstm_jax.data.loader import Batch, Loader
+from xlstm_jax.data.mixture import Mixture
+from xlstm_jax.data.prefetch import Prefetcher
+from xlstm_jax.data.schedule import BatchSchedule
+from xlstm_jax.data.store import Split, TokenStore, open_store
+from xlstm_jax.data.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = [
+    "Batch",
+    "BatchSchedule",
+    "DamagedStoreError",
+    "DataError",
+    "DiskFullError",
+    "HeldoutBatch",
+    "HeldoutDocuments",
+    "Loader",
+    "MissingStoreError",
+    "Mixture",
+    "Prefetcher",
+    "PrepareError",
+    "SourceError",
+    "Split",
+    "StoreError",
+    "StoreVersionError",
+    "TokenStore",
+    "Tokenizer",
+    "TokenizerError",
+    "TruncatedStoreError",
+    "bits_per_byte",
+    "load_tokenizer",
+    "open_store",
+]

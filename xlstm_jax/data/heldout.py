@@ -1,0 +1,129 @@
+"""Held-out documents read whole, each with its state carried, in batches of one shape.
+
+Bits per byte need every document scored from its opening EOD to its closing EOD by a model that remembers all of it.
+Documents differ in length, so they are dealt to `batch_size` lanes, the longest first, each to the emptiest lane; a
+lane is its documents one after another, cut every `seq_len` positions. Carry the state of each row from batch to batch
+and reset it at the borders.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int32
+
+from xlstm_jax.config import ConfigError
+from xlstm_jax.data.store import Split
+
+
+class HeldoutBatch(NamedTuple):
+    """A `Batch` that also tells whose targets it holds.
+
+    Attributes:
+        inputs, targets, document_borders, loss_mask: as in `loader.Batch`; state is carried from the batch before.
+        documents: number of the document that each position belongs to; -1 where `loss_mask` is false.
+    """
+
+    inputs: Int32[np.ndarray, "batch seq"]
+    targets: Int32[np.ndarray, "batch seq"]
+    document_borders: Bool[np.ndarray, "batch seq"]
+    loss_mask: Bool[np.ndarray, "batch seq"]
+    documents: Int32[np.ndarray, "batch seq"]
+
+
+class HeldoutDocuments:
+    """Iterates over batches that together score every target of the documents once, closing EODs included.
+
+    Args:
+        split: where the documents are.
+        batch_size: lanes; no more are made than there are documents.
+        seq_len: positions a batch.
+        documents: numbers of the documents to read; None means all.
+
+    Attributes:
+        batch_size: rows of every batch.
+        num_batches: batches of one pass.
+        num_targets: scored positions of one pass: tokens of the documents and one EOD each.
+        raw_bytes: bytes of the documents before tokenizing.
+        document_numbers: the documents that are read.
+
+    Raises:
+        ConfigError: there is no document to read, or a size below 1.
+    """
+
+    def __init__(self, split: Split, *, batch_size: int, seq_len: int, documents: Sequence[int] | None = None):
+        if batch_size < 1 or seq_len < 1:
+            raise ConfigError(f"batch_size is {batch_size} and seq_len is {seq_len}, but both must be >= 1")
+        self.document_numbers = list(range(split.num_documents)) if documents is None else [int(d) for d in documents]
+        if not self.document_numbers:
+            raise ConfigError(f"there is no document to read in the split {split.name}")
+        outside = [d for d in self.document_numbers if not 0 <= d < split.num_documents]
+        if outside:
+            raise ConfigError(f"the split {split.name} has no document {outside[0]}; it has {split.num_documents}")
+        self._split, self.seq_len = split, seq_len
+        self.batch_size = min(batch_size, len(self.document_numbers))
+        lengths = {d: int(split.offsets[d + 1] - split.offsets[d]) for d in self.document_numbers}
+        self.num_targets = sum(lengths[d] for d in self.document_numbers)
+        self.raw_bytes = sum(int(split.sizes[d]) for d in self.document_numbers)
+        self._lanes, longest = _deal(self.document_numbers, lengths, self.batch_size)
+        self.num_batches = -(-longest // seq_len)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[HeldoutBatch]:
+        lanes = [_Lane(self._split, documents) for documents in self._lanes]
+        shape = (self.batch_size, self.seq_len)
+        for _ in range(self.num_batches):
+            batch = HeldoutBatch(
+                np.full(shape, self._split.eod_id, np.int32),
+                np.full(shape, self._split.eod_id, np.int32),
+                np.zeros(shape, bool),
+                np.zeros(shape, bool),
+                np.full(shape, -1, np.int32),
+            )
+            for row, lane in enumerate(lanes):
+                lane.fill(batch, row)
+            yield batch
+
+
+class _Lane:
+    """One row's documents and how far they have been read."""
+
+    def __init__(self, split: Split, documents: list[int]):
+        self._split, self._documents, self._next, self._position = split, documents, 0, 0
+
+    def fill(self, batch: HeldoutBatch, row: int) -> None:
+        filled, seq_len = 0, batch.inputs.shape[1]
+        while filled < seq_len and self._next < len(self._documents):
+            number = self._documents[self._next]
+            start, end = int(self._split.offsets[number]) + self._position, int(self._split.offsets[number + 1])
+            tokens = self._split.tokens.read(start, min(end, start + seq_len - filled) + 1)
+            here = slice(filled, filled + len(tokens) - 1)
+            batch.inputs[row, here], batch.targets[row, here] = tokens[:-1], tokens[1:]
+            batch.document_borders[row, filled] = self._position == 0
+            batch.loss_mask[row, here] = True
+            batch.documents[row, here] = number
+            filled += len(tokens) - 1
+            self._position += len(tokens) - 1
+            if start + len(tokens) - 1 == end:
+                self._next, self._position = self._next + 1, 0
+
+
+def bits_per_byte(nats: float | Float[np.ndarray, " documents"], raw_bytes: int | np.ndarray) -> float | np.ndarray:
+    """Cross-entropy summed over all targets, in nats, as bits for each byte of the text."""
+    return nats / math.log(2) / raw_bytes
+
+
+def _deal(documents: list[int], lengths: dict[int, int], lanes: int) -> tuple[list[list[int]], int]:
+    dealt: list[list[int]] = [[] for _ in range(lanes)]
+    filled = [(0, lane) for lane in range(lanes)]
+    for document in sorted(documents, key=lambda d: (-lengths[d], d)):
+        length, lane = heapq.heappop(filled)
+        dealt[lane].append(document)
+        heapq.heappush(filled, (length + lengths[document], lane))
+    return dealt, max(length for length, _ in filled)

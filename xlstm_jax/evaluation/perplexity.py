@@ -1,0 +1,161 @@
+"""How well a model predicts held-out documents: loss, perplexity, bits per byte."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xlstm_jax.data.heldout import HeldoutBatch, HeldoutDocuments
+from xlstm_jax.data.store import Split
+from xlstm_jax.kernels.cross_entropy import cross_entropy
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+
+Progress = Callable[[Iterator[HeldoutBatch], int], Iterator[HeldoutBatch]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Summed cross-entropy of documents, with what it is to be divided by."""
+
+    nats: float
+    targets: int
+    raw_bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.targets
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """All targets, the end of each document included, over the bytes of the text."""
+        return self.nats / math.log(2) / self.raw_bytes
+
+    def to_dict(self) -> dict[str, float]:
+        """The keys of metrics.jsonl."""
+        return {
+            "validation_loss": self.loss,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "validation_tokens": self.targets,
+        }
+
+
+class Scorer:
+    """A model's compiled scoring of one batch; to be shared by what scores the same model on several texts.
+
+    Each document starts from an empty memory, whatever the model does at document borders in training.
+    """
+
+    def __init__(self, model: xLSTMLMModel) -> None:
+        self._model = with_exact_resets(model)
+        self.init_state = self._model.init_state
+        self.step = jax.jit(functools.partial(_score_rows, self._model), donate_argnums=1)
+
+
+class HeldOut:
+    """Scores parameters on the documents of a split, every document read whole with its state carried.
+
+    Documents lie one after another in lanes.
+
+    Args:
+        scorer: of the model whose parameters are to be scored.
+        split: the documents.
+        lanes: rows read side by side.
+        seq_len: tokens of a row read at once; the score does not depend on it, nor on `lanes`.
+        max_tokens: read only the first documents that fit into so many targets (one at least); all if None.
+    """
+
+    def __init__(
+        self, scorer: Scorer, split: Split, *, lanes: int = 8, seq_len: int = 256, max_tokens: int | None = None
+    ) -> None:
+        chosen = first_documents(split, max_tokens)
+        self.num_documents = len(chosen)
+        self._batches = HeldoutDocuments(split, batch_size=lanes, seq_len=seq_len, documents=chosen) if chosen else None
+        self._scorer = scorer
+
+    def __call__(self, params: Any, progress: Progress | None = None) -> Score:
+        """The score of the model with these parameters.
+
+        Args:
+            params: of the model.
+            progress: wraps the iteration over the batches, to show how far it is; gets their number too.
+
+        Raises:
+            ValueError: if the split has no documents.
+        """
+        if self._batches is None:
+            raise ValueError("there are no held-out documents to score")
+        batches: Iterator[HeldoutBatch] = iter(self._batches)
+        if progress is not None:
+            batches = progress(batches, self._batches.num_batches)
+        state = self._scorer.init_state(self._batches.batch_size)
+        sums = []
+        for batch in batches:
+            nats, state = self._scorer.step(params, state, batch)
+            sums.append(nats)
+        # Summed on the host in float64: there are many batches.
+        total = float(np.sum([np.asarray(nats, np.float64) for nats in sums]))
+        return Score(total, self._batches.num_targets, self._batches.raw_bytes)
+
+
+def _score_rows(model: xLSTMLMModel, params: Any, state: Any, batch: HeldoutBatch) -> tuple[jax.Array, Any]:
+    variables = {"params": params}
+    features, state = model.apply(
+        variables,
+        batch.inputs,
+        document_borders=batch.document_borders,
+        state=state,
+        return_state=True,
+        method="features",
+    )
+
+    def head(chunk: jax.Array) -> Any:
+        return model.apply(variables, chunk, method="head")
+
+    total = cross_entropy(
+        head,
+        features,
+        jnp.asarray(batch.targets),
+        jnp.asarray(batch.loss_mask),
+    )
+    return total.nats, state
+
+
+def first_documents(split: Split, max_tokens: int | None) -> list[int]:
+    """The first documents that fit into a number of targets together; the shortest one if none does."""
+    if max_tokens is None:
+        return list(range(split.num_documents))
+    lengths = np.diff(np.asarray(split.offsets).astype(np.int64))
+    chosen, room = [], max_tokens
+    for number, length in enumerate(lengths.tolist()):
+        if length <= room:
+            chosen.append(number)
+            room -= length
+    return chosen if chosen or not len(lengths) else [int(np.argmin(lengths))]
+
+
+def with_exact_resets(model: xLSTMLMModel) -> xLSTMLMModel:
+    """The same model, with parameters of the same shapes, that starts every document from an empty memory."""
+    config = model.config
+    blocks: dict[str, Any] = {}
+    if (mlstm := config.mlstm_block) is not None:
+        cell = dataclasses.replace(mlstm.mlstm.mlstm_cell, reset_at_document_boundaries=True, reset_mode="exact")
+        blocks["mlstm_block"] = dataclasses.replace(mlstm, mlstm=dataclasses.replace(mlstm.mlstm, mlstm_cell=cell))
+    if (slstm := config.slstm_block) is not None:
+        slstm_cell = dataclasses.replace(slstm.slstm.slstm_cell, reset_at_document_boundaries=True)
+        layer = dataclasses.replace(slstm.slstm, slstm_cell=slstm_cell)
+        blocks["slstm_block"] = dataclasses.replace(slstm, slstm=layer)
+    return xLSTMLMModel(dataclasses.replace(config, **blocks))

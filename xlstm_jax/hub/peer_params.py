@@ -1,0 +1,267 @@
+"""Parameters of NX-AI's xlstm-jax (the peer) as parameters of our model.
+
+The peer names a parameter after the wrappers that it passes through: `sharded` stands for a module that is split over
+devices and puts the number of splits in front of its parameters' axes, even if it is 1; `module`, `Dense_0` and
+`inner_layer` add nothing. Taking these out leaves one name a parameter, which the tables below map to ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit the model; the message names every tensor that is missing, surplus or mis-shaped."""
+
+
+class _Source(NamedTuple):
+    """Where a parameter of ours comes from: the peer's name without wrappers, and how splits are merged."""
+
+    name: str
+    merge: int | str
+    """The axis that the splits are laid along, "equal" if all hold the same, or "sum"."""
+    part: str | None = None
+    """Which part of the tensor: "mlstm" or "z" of a joint up-projection."""
+
+
+_WRAPPERS = {"module", "Dense_0", "inner_layer", "xlstm_res_block", "ffn_res_block", "value"}
+
+_OUTSIDE = {
+    "token_embedding.embedding": [_Source("token_embedding.embedding", -1)],
+    "xlstm_block_stack.post_blocks_norm.scale": [_Source("lm_head.out_norm.scale", "equal")],
+    "lm_head.kernel": [_Source("lm_head.out_dense.kernel", "equal")],
+}
+
+
+def _linear(ours: str, theirs: str, down: bool = False) -> dict[str, list[_Source]]:
+    """A dense layer; `shard_0` is the peer's name for it when its communication overlaps with computation."""
+    merge_kernel, merge_bias = (-2, "sum") if down else (-1, -1)
+    names = (theirs, f"{theirs}.shard_0")
+    return {
+        f"{ours}.kernel": [_Source(f"{name}.kernel", merge_kernel) for name in names],
+        f"{ours}.bias": [_Source(f"{name}.bias", merge_bias) for name in names],
+    }
+
+
+def _joint_up(ours: str, theirs: str, part: str) -> dict[str, list[_Source]]:
+    """Half of the up-projection, alone or in one tensor with the other half."""
+    table = _linear(ours, theirs)
+    for leaf in ("kernel", "bias"):
+        table[f"{ours}.{leaf}"].append(_Source(f"xlstm.proj_up.shard_0.{leaf}", -1, part))
+    return table
+
+
+_BLOCK: dict[str, list[_Source]] = {
+    "norm.scale": [_Source("xlstm_norm.scale", -1)],
+    "post_norm.scale": [_Source("xlstm_post_norm.scale", -1)],
+    "ffn_norm.scale": [_Source("ffn_norm.scale", -1)],
+    "ffn_post_norm.scale": [_Source("ffn_post_norm.scale", -1)],
+    **_linear("ffn.proj_up", "ffn.proj_up"),
+    **_linear("ffn.proj_up_gate", "ffn.proj_up_gate"),
+    **_linear("ffn.proj_down", "ffn.proj_down", down=True),
+    **_linear("xlstm.proj_down", "xlstm.proj_down", down=True),
+}
+
+_V1: dict[str, list[_Source]] = {
+    **_BLOCK,
+    **{key: value for name in "qkvo" for key, value in _linear(f"xlstm.{name}", f"xlstm.dense_{name}").items()},
+    **{
+        key: value
+        for name in ("igate", "fgate")
+        for key, value in _linear(f"xlstm.cell.{name}", f"xlstm.{name}").items()
+    },
+    "xlstm.cell.q_norm.scale": [_Source("xlstm.q_norm.scale", "equal")],
+    "xlstm.cell.k_norm.scale": [_Source("xlstm.k_norm.scale", "equal")],
+    "xlstm.cell.out_norm.scale": [_Source("xlstm.outnorm.scale", 0)],
+}
+
+_V2: dict[str, list[_Source]] = {
+    **_BLOCK,
+    **_joint_up("xlstm.proj_up_mlstm", "xlstm.proj_up_mlstm", "mlstm"),
+    **_joint_up("xlstm.proj_up_z", "xlstm.proj_up_z", "z"),
+    "xlstm.conv.kernel": [_Source("xlstm.conv1d.conv.kernel", -1)],
+    "xlstm.conv.bias": [_Source("xlstm.conv1d.conv.bias", -1)],
+    **{f"xlstm.{name}.kernel": [_Source(f"xlstm.{name}_proj.kernel", 0)] for name in "qkv"},
+    **{f"xlstm.{name}.bias": [_Source(f"xlstm.{name}_proj.bias", 0)] for name in "qkv"},
+    "xlstm.qk.kernel": [_Source("xlstm.qk_proj.kernel", 1)],
+    "xlstm.qk.bias": [_Source("xlstm.qk_proj.bias", 1)],
+    "xlstm.conv_scaling.kernel": [_Source("xlstm.x_mlstm_conv_scaling.kernel", 0)],
+    "xlstm.conv_scaling.bias": [_Source("xlstm.x_mlstm_conv_scaling.bias", 0)],
+    "xlstm.learnable_skip": [_Source("xlstm.learnable_skip", 0)],
+    **{
+        f"xlstm.cell.{gate}.{leaf}": [_Source(f"xlstm.mlstm_cell.{gate}.{leaf}", 0)]
+        for gate in ("igate", "fgate")
+        for leaf in ("kernel", "bias")
+    },
+    "xlstm.cell.q_norm.scale": [_Source("xlstm.mlstm_cell.q_norm.scale", "equal")],
+    "xlstm.cell.k_norm.scale": [_Source("xlstm.mlstm_cell.k_norm.scale", "equal")],
+    "xlstm.cell.out_norm.scale": [_Source("xlstm.mlstm_cell.outnorm.scale", 0)],
+}
+
+_LAYERS = {"mlstm": _V2, "mlstm_v1": _V1}
+
+
+class _Tensor(NamedTuple):
+    """A tensor of the peer: its full name, the values, and whether an axis over splits stands in front."""
+
+    name: str
+    value: np.ndarray
+    split: bool
+
+
+def params_from_xlstm_jax(flat: Mapping[str, Any], config: xLSTMLMModelConfig) -> dict[str, Any]:
+    """The parameters of `xLSTMLMModel(config)` from those of the peer.
+
+    Args:
+        flat: the peer's names -> arrays. Parts of a name are joined by "." or "/"; a leading "params." is optional.
+        Blocks
+            may be scanned (`blocks.block.`) or not (`blocks.0.`), whatever `config.scan_blocks` says.
+        config: the model, for example from `config_from_xlstm_jax`, with `vocab_size` set.
+
+    Returns:
+        Nested dicts of float32 arrays, as `model.init(...)["params"]`.
+
+    Raises:
+        WeightsError: unless every tensor of the peer is used and every parameter of ours is found, in its shape. The
+            message names all that are not; nothing is returned.
+        ConfigError: for a config that no model can be built from.
+    """
+    wanted = _wanted_shapes(config)
+    problems: list[str] = []
+    outside, blocks = _sort_names(flat, config.num_blocks, problems)
+    used: set[str] = set()
+    params: dict[str, Any] = {}
+    layer_type = config.mlstm_block.mlstm.layer_type if config.mlstm_block is not None else "mlstm"
+    for path, shape in wanted.items():
+        match = re.fullmatch(r"xlstm_block_stack\.blocks_(\d+)\.(.+)", path)
+        if match:
+            tensors, sources = blocks[int(match[1])], _LAYERS[layer_type].get(match[2], [])
+        else:
+            tensors, sources = outside, _OUTSIDE[path]
+        value = _fetch(path, shape, sources, tensors, used, problems)
+        if value is not None:
+            _put(params, path.split("."), value)
+    surplus = sorted({tensor.name for group in (outside, *blocks) for tensor in group.values()} - used)
+    problems += [f"surplus: {name}, which no part of this model takes" for name in surplus]
+    if problems:
+        raise WeightsError(
+            f"the weights do not fit the model, nothing was loaded ({len(problems)} problems):\n  "
+            + "\n  ".join(problems)
+        )
+    if config.scan_blocks:
+        params = stack_blocks(params)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+
+
+def _wanted_shapes(config: xLSTMLMModelConfig) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every parameter of the unrolled model; the blocks are all alike, so one of them is traced."""
+    model = xLSTMLMModel(dataclasses.replace(config, scan_blocks=True))
+    tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = ".".join(key.key for key in path)
+        prefix = "xlstm_block_stack.blocks."
+        if name.startswith(prefix):
+            for i in range(config.num_blocks):
+                shapes[f"xlstm_block_stack.blocks_{i}.{name.removeprefix(prefix)}"] = leaf.shape[1:]
+        else:
+            shapes[name] = leaf.shape
+    return shapes
+
+
+def _sort_names(
+    flat: Mapping[str, Any], num_blocks: int, problems: list[str]
+) -> tuple[dict[str, _Tensor], list[dict[str, _Tensor]]]:
+    """The tensors outside the blocks and those of each block, by their names without wrappers."""
+    outside: dict[str, _Tensor] = {}
+    blocks: list[dict[str, _Tensor]] = [{} for _ in range(num_blocks)]
+
+    def add(group: dict[str, _Tensor], parts: list[str], tensor: _Tensor) -> None:
+        key = ".".join(part for part in parts if part != "sharded" and part not in _WRAPPERS)
+        if key in group:
+            problems.append(f"ambiguous: {tensor.name} and {group[key].name} are the same parameter")
+        group[key] = tensor
+
+    for name, array in flat.items():
+        parts = name.replace("/", ".").removeprefix("params.").split(".")
+        value, split = np.asarray(array), "sharded" in parts
+        if parts[:2] != ["xlstm_block_stack", "blocks"] or len(parts) < 4:
+            add(outside, parts, _Tensor(name, value, split))
+        elif parts[2] == "block":
+            if value.ndim == 0 or value.shape[0] != num_blocks:
+                size = value.shape[0] if value.ndim else None
+                problems.append(f"mis-shaped: {name} holds {size} blocks, but the model has {num_blocks}")
+                continue
+            for i, group in enumerate(blocks):
+                add(group, parts[3:], _Tensor(name, value[i], split))
+        elif parts[2].isdigit() and int(parts[2]) < num_blocks:
+            add(blocks[int(parts[2])], parts[3:], _Tensor(name, value, split))
+        else:
+            problems.append(f"surplus: {name}, but the model has the blocks 0 to {num_blocks - 1}")
+    return outside, blocks
+
+
+def _fetch(
+    path: str,
+    shape: tuple[int, ...],
+    sources: list[_Source],
+    tensors: dict[str, _Tensor],
+    used: set[str],
+    problems: list[str],
+) -> np.ndarray | None:
+    source = next((source for source in sources if source.name in tensors), None)
+    if source is None:
+        names = " or ".join(source.name for source in sources) or "nothing"
+        problems.append(f"missing: {path} {shape}, which comes from {names}")
+        return None
+    tensor = tensors[source.name]
+    used.add(tensor.name)
+    value, name = tensor.value, tensor.name
+    try:
+        if tensor.split:
+            value = _merge(value, source.merge)
+    except ValueError as error:
+        problems.append(f"mis-shaped: {name} {tensor.value.shape}: {error}")
+        return None
+    if source.part is not None:
+        start = value.shape[-1] - shape[-1] if source.part == "mlstm" else 0
+        if value.shape[-1] <= shape[-1]:
+            problems.append(f"mis-shaped: {name} {value.shape} must hold more than the {shape[-1]} features of {path}")
+            return None
+        value = value[..., start : start + shape[-1]]
+    if value.shape != shape:
+        problems.append(f"mis-shaped: {name} gives {value.shape}, but {path} needs {shape}")
+        return None
+    return value
+
+
+def _merge(value: np.ndarray, how: int | str) -> np.ndarray:
+    """One tensor from the splits along its first axis."""
+    if value.ndim == 0:
+        raise ValueError("an axis over the devices must stand in front")
+    shards = list(value)
+    if len(shards) == 1:
+        return shards[0]
+    if how == "equal":
+        if any(not np.array_equal(shards[0], shard) for shard in shards[1:]):
+            raise ValueError(f"its {len(shards)} splits over devices differ, so no single tensor stands for them")
+        return shards[0]
+    if how == "sum":
+        return np.sum(shards, axis=0)
+    return np.concatenate(shards, axis=int(how))
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = value

@@ -1,0 +1,178 @@
+"""The compiled programs of one model: reading prompts in pieces, and making tokens.
+
+Both work on a `Carry` of fixed shape that is donated from call to call. Shapes come from few sizes (rows: powers of
+two; a piece of a prompt: powers of two up to `PIECE`), so a program is compiled once and used for everything after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Int32
+
+from xlstm_jax.inference.sampling import Draw, choose
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+
+PIECE = 256
+"""Tokens of a prompt that are read at once, at most."""
+SHORTEST_PIECE = 16
+MAX_STEPS = 32
+"""Tokens of a row that one call of `Engine.advance` can make."""
+
+
+class Carry(NamedTuple):
+    """Where each row stands."""
+
+    state: Any
+    logits: Float[Array, "batch vocab"]
+    """Of the token to come; zeros before the first token of a prompt."""
+    position: Int[Array, " batch"]
+    """Tokens generated so far."""
+
+
+class Engine:
+    """Prefill and decoding of one model.
+
+    Args:
+        model: the model.
+        eod_id: the token that opens a prompt and ends a row.
+        usable: tokens from this id on never come; a model may have more than its tokenizer.
+    """
+
+    def __init__(self, model: xLSTMLMModel, eod_id: int, usable: int) -> None:
+        self.model, self.eod_id = model, eod_id
+        self._start = jax.jit(partial(_start, model), static_argnums=0)
+        self._read = jax.jit(partial(_read, model), donate_argnums=1)
+        self._restrict = jax.jit(_restrict, donate_argnums=0)
+        self._advance = jax.jit(partial(_advance, model, eod_id, usable), donate_argnums=1)
+
+    def prefill(self, params: Any, prompts: Sequence[Int32[np.ndarray, " tokens"]]) -> Carry:
+        """Read prompts of any lengths, each after an EOD that opens a document, as in training.
+
+        Returns:
+            the carry of `rows(len(prompts))` rows; those beyond the prompts are empty.
+        """
+        batch = rows(len(prompts))
+        carry = self._start(batch)
+        lengths = np.array([len(prompt) + 1 for prompt in prompts] + [0] * (batch - len(prompts)))
+        tokens = np.full((batch, int(lengths.max(initial=0))), self.eod_id, np.int32)
+        for row, prompt in enumerate(prompts):
+            tokens[row, 1 : len(prompt) + 1] = prompt
+        begin = 0
+        for size in pieces(tokens.shape[1]):
+            piece = np.full((batch, size), self.eod_id, np.int32)
+            part = tokens[:, begin : begin + size]
+            piece[:, : part.shape[1]] = part
+            column = begin + np.arange(size)
+            mask = column < lengths[:, None]
+            carry = self._read(params, carry, piece, mask & (column == 0), mask)
+            begin += size
+        return carry
+
+    def restrict(self, carry: Carry, allowed: Bool[np.ndarray, "rows vocab"]) -> Carry:
+        """Let the first rows choose their next token among the allowed ones only; the others keep their choice."""
+        batch, vocab = carry.logits.shape
+        wide = np.ones((batch, vocab), bool)
+        wide[: len(allowed), : allowed.shape[1]] = allowed
+        return self._restrict(carry, wide)
+
+    def advance(
+        self, params: Any, carry: Carry, draw: Draw, done: Bool[np.ndarray, " batch"], steps: int
+    ) -> tuple[Carry, Int32[np.ndarray, "steps batch"]]:
+        """Make up to `steps` tokens in each row that is not done, fewer only if all rows end.
+
+        Returns:
+            (carry, tokens); EOD fills a row from where it ends.
+        """
+        if not 1 <= steps <= MAX_STEPS:
+            raise ValueError(f"steps is {steps}, but must be from 1 to {MAX_STEPS}")
+        carry, tokens = self._advance(params, carry, draw, done, np.int32(steps))
+        return carry, np.asarray(tokens)[:steps]
+
+    @property
+    def compiled(self) -> int:
+        """Number of programs that were compiled so far."""
+        programs: tuple[Any, ...] = (self._start, self._read, self._restrict, self._advance)
+        return sum(program._cache_size() for program in programs)
+
+
+def rows(count: int) -> int:
+    """Rows that are computed for so many prompts."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
+def pieces(length: int) -> list[int]:
+    """The sizes of the pieces that a prompt of so many tokens is read in; the last one may be padded."""
+    whole, rest = divmod(length, PIECE)
+    last = [max(SHORTEST_PIECE, rows(rest))] if rest else []
+    return [PIECE] * whole + last
+
+
+def _start(model: xLSTMLMModel, batch: int) -> Carry:
+    logits = jnp.zeros((batch, model.config.vocab_size), jnp.float32)
+    return Carry(model.init_state(batch), logits, jnp.zeros(batch, jnp.int32))
+
+
+def _read(
+    model: xLSTMLMModel,
+    params: Any,
+    carry: Carry,
+    tokens: Int[Array, "batch seq"],
+    borders: Bool[Array, "batch seq"],
+    mask: Bool[Array, "batch seq"],
+) -> Carry:
+    variables = {"params": params}
+    features, state = model.apply(
+        variables,
+        tokens,
+        document_borders=borders,
+        mask=mask,
+        state=carry.state,
+        return_state=True,
+        method="features",
+    )
+    # The head of a long prompt would cost as much as its blocks: only each row's last token needs it.
+    count = jnp.sum(mask, axis=1)
+    last = jnp.take_along_axis(features, jnp.maximum(count - 1, 0)[:, None, None], axis=1)
+    logits: Any = model.apply(variables, last, method="head")
+    return carry._replace(state=state, logits=jnp.where(count[:, None] > 0, logits[:, 0], carry.logits))
+
+
+def _restrict(carry: Carry, allowed: Bool[Array, "batch vocab"]) -> Carry:
+    return carry._replace(logits=jnp.where(allowed, carry.logits, -jnp.inf))
+
+
+def _advance(
+    model: xLSTMLMModel,
+    eod_id: int,
+    usable: int,
+    params: Any,
+    carry: Carry,
+    draw: Draw,
+    done: Bool[Array, " batch"],
+    steps: Int[Array, ""],
+) -> tuple[Carry, Int[Array, "steps batch"]]:
+    allowed = jnp.arange(carry.logits.shape[1]) < usable
+    made = jnp.full((MAX_STEPS, carry.logits.shape[0]), eod_id, jnp.int32)
+
+    def unfinished(loop: tuple) -> Array:
+        number, _, done, _ = loop
+        return (number < steps) & ~jnp.all(done)
+
+    def step(loop: tuple) -> tuple:
+        number, carry, done, made = loop
+        token = choose(jnp.where(allowed, carry.logits, -jnp.inf), draw, carry.position)
+        token = jnp.where(done, eod_id, token)
+        # Rows that are done go on with EODs: nobody looks at them, and one program serves all.
+        logits, state = model.apply({"params": params}, token[:, None], state=carry.state, return_state=True)
+        after = Carry(state, logits[:, 0], carry.position + 1)
+        return number + 1, after, done | (token == eod_id), made.at[number].set(token)
+
+    _, carry, _, made = lax.while_loop(unfinished, step, (jnp.int32(0), carry, done, made))
+    return carry, made

@@ -1,0 +1,168 @@
+"""Prompts in, texts out, piece by piece while they are made."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from xlstm_jax.config import ConfigError
+from xlstm_jax.data.tokenizer import Tokenizer
+from xlstm_jax.inference.engine import MAX_STEPS, Engine
+from xlstm_jax.inference.sampling import Sampling, draws
+from xlstm_jax.inference.text import TextStream
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+
+Prompt = str | bytes
+Finish = Literal["end", "stop", "length"]
+
+BLOCK_SECONDS = 0.05
+"""Tokens are handed out in blocks of about this length in time: long enough that calls cost nothing, short enough that
+text flows and Ctrl-C is heard."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Something that happened to a row."""
+
+    row: int
+    text: str
+    """What comes next in the row; valid Unicode, possibly empty."""
+    finish: Finish | None = None
+    """Set in a row's last piece: the model ended the document, a stop string came, or `max_tokens` were made."""
+    tokens: int = 0
+    """Tokens of the row so far, without EOD."""
+
+
+class Generator:
+    """A model with its tokenizer, and the programs compiled for it.
+
+    Args:
+        model, params: the model.
+        tokenizer: the one that it was trained with.
+    """
+
+    def __init__(self, model: xLSTMLMModel, params: Any, tokenizer: Tokenizer) -> None:
+        self.params, self.tokenizer = params, tokenizer
+        self.engine = Engine(model, tokenizer.eod_id, tokenizer.vocab_size)
+
+    def pieces(
+        self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int] | None = None
+    ) -> Iterator[Piece]:
+        """Continue all prompts side by side.
+
+        Args:
+            prompts: of any lengths, also empty.
+            sampling: for all of them.
+            streams: the number of each row's stream of random numbers; 0, 1, ... if None. What a row becomes depends on
+                its prompt, the settings and its stream, whatever its neighbours are. (Sums are ordered differently at
+                different numbers of rows, so in low precision two tokens that are all but equally likely may change
+                places.)
+
+        Yields:
+            pieces of text as they are made; one with `finish` set ends each row.
+
+        Raises:
+            ConfigError: if `streams` does not fit the prompts.
+        """
+        streams = range(len(prompts)) if streams is None else streams
+        if len(streams) != len(prompts) or not all(0 <= stream < 2**32 for stream in streams):
+            raise ConfigError(f"streams is {streams!r}, but must be {len(prompts)} whole numbers >= 0 and < 2**32")
+        if prompts:
+            yield from self._pieces(prompts, sampling, streams)
+
+    def _pieces(self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int]) -> Iterator[Piece]:
+        encoded = [self.tokenizer.encode_array(prompt) for prompt in prompts]
+        ends = [self._open_end(ids) if sampling.heal else b"" for ids in encoded]
+        kept = [ids[:-1] if end else ids for ids, end in zip(encoded, ends, strict=True)]
+        carry = self.engine.prefill(self.params, kept)
+        batch = carry.logits.shape[0]
+        if any(ends):
+            carry = self.engine.restrict(carry, np.stack([self._beginning_with(end) for end in ends]))
+        draw = draws(sampling, [*streams, *[0] * (batch - len(prompts))])
+        done = np.arange(batch) >= len(prompts)
+        texts = [_Row(row, self.tokenizer, sampling, len(end)) for row, end in enumerate(ends)]
+        made, steps = 0, 1
+        while made < sampling.max_tokens:
+            steps = min(steps, sampling.max_tokens - made)
+            start = time.perf_counter()
+            carry, tokens = self.engine.advance(self.params, carry, draw, done, steps)
+            each = (time.perf_counter() - start) / steps
+            made, steps = made + steps, int(np.clip(BLOCK_SECONDS / each, 1, MAX_STEPS))
+            for row in np.flatnonzero(~done).tolist():
+                piece = texts[row].take(tokens[:, row].tolist())
+                done[row] = piece.finish is not None
+                if piece.text or piece.finish:
+                    yield piece
+            if done.all():
+                return
+        for row in np.flatnonzero(~done).tolist():
+            yield texts[row].cut_off()
+
+    def _open_end(self, ids: Int32[np.ndarray, " tokens"]) -> bytes:
+        """The bytes of a prompt's last token, if a longer token begins with them; else nothing."""
+        end = self.tokenizer.token_bytes(int(ids[-1])) if len(ids) else b""
+        return end if end and any(len(token) > len(end) and token.startswith(end) for token in self._bytes) else b""
+
+    def _beginning_with(self, end: bytes) -> Bool[np.ndarray, " vocab"]:
+        return np.array([token.startswith(end) for token in self._bytes])
+
+    @functools.cached_property
+    def _bytes(self) -> list[bytes]:
+        return [self.tokenizer.token_bytes(token) for token in range(self.tokenizer.vocab_size)]
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int] | None = None
+    ) -> list[str]:
+        """The continuations of all prompts; see `pieces`."""
+        texts = [""] * len(prompts)
+        for piece in self.pieces(prompts, sampling, streams):
+            texts[piece.row] += piece.text
+        return texts
+
+
+class _Row:
+    """From the tokens of one row to its pieces; `known` bytes of the first token are the prompt's."""
+
+    def __init__(self, row: int, tokenizer: Tokenizer, sampling: Sampling, known: int) -> None:
+        self._known = known
+        self._row, self._tokenizer = row, tokenizer
+        self._stream = TextStream(sampling.stop)
+        self._tokens = 0
+
+    def take(self, tokens: Sequence[int]) -> Piece:
+        """The text of more tokens, with the end of the row if it is among them."""
+        shown: list[str] = []
+        for token in tokens:
+            if token == self._tokenizer.eod_id:
+                return self._piece("".join(shown) + self._stream.close(), "end")
+            self._tokens += 1
+            data = self._tokenizer.token_bytes(token)
+            shown.append(self._stream.feed(data[self._known :]))
+            self._known = 0
+            if self._stream.stopped:
+                return self._piece("".join(shown), "stop")
+        return self._piece("".join(shown), None)
+
+    def cut_off(self) -> Piece:
+        """The end after `max_tokens`."""
+        return self._piece(self._stream.close(cut_off=True), "length")
+
+    def _piece(self, text: str, finish: Finish | None) -> Piece:
+        # What is released at the end can complete a stop string with its last character.
+        return Piece(self._row, text, "stop" if self._stream.stopped else finish, self._tokens)
+
+
+def generate_text(
+    model: xLSTMLMModel, params: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], **settings: Any
+) -> list[str]:
+    """Continue prompts once with a model at hand; `settings` are the fields of `Sampling`.
+
+    Who generates more than once keeps a `Generator`, which keeps what it compiled.
+    """
+    return Generator(model, params, tokenizer).generate(prompts, Sampling(**settings))

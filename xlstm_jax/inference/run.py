@@ -1,0 +1,148 @@
+"""A trained run, loaded: what `xlstm_jax.load` returns."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xlstm_jax.config import ConfigError, from_json
+from xlstm_jax.data.tokenizer import Tokenizer, as_bytes, load_tokenizer
+from xlstm_jax.inference.generate import Generator, Prompt
+from xlstm_jax.inference.sampling import Sampling
+from xlstm_jax.inference.score import TextScore, TextScorer
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
+from xlstm_jax.runs.errors import DamagedRunError
+from xlstm_jax.runs.folder import RunFolder
+
+
+class Run:
+    """A model with the parameters of one checkpoint, and its tokenizer.
+
+    Attributes:
+        path: the run's folder.
+        step: the checkpoint's step.
+        model: the model; `model.apply({"params": run.params}, tokens)` gives logits.
+        params: its parameters.
+        config: the model's config.
+        tokenizer: the one it was trained with.
+    """
+
+    def __init__(self, path: Path, step: int, model: xLSTMLMModel, params: Any, tokenizer: Tokenizer) -> None:
+        self.path, self.step = path, step
+        self.model, self.params, self.tokenizer = model, params, tokenizer
+        self.generator = Generator(model, params, tokenizer)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, step={self.step}, parameters={self.model.param_count:,})"
+
+    @property
+    def config(self) -> xLSTMLMModelConfig:
+        return self.model.config
+
+    @overload
+    def generate(
+        self, prompt: Prompt, settings: Sampling | None = ..., *, streams: Sequence[int] | None = ..., **fields: Any
+    ) -> str: ...
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[Prompt],
+        settings: Sampling | None = ...,
+        *,
+        streams: Sequence[int] | None = ...,
+        **fields: Any,
+    ) -> list[str]: ...
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt] = "",
+        settings: Sampling | None = None,
+        *,
+        streams: Sequence[int] | None = None,
+        **fields: Any,
+    ) -> str | list[str]:
+        """Continue a prompt, or several side by side.
+
+        Args:
+            prompt: a text (or its bytes), or a list of them; the result does not repeat it.
+            settings: how; or its fields by name, as `max_tokens=64, temperature=0.7, seed=1`. See `Sampling`.
+            streams: see `Generator.pieces`.
+
+        Raises:
+            ConfigError: for a setting out of its range.
+        """
+        several = not isinstance(prompt, (str, bytes))
+        prompts: Sequence[Prompt] = prompt if several else [prompt]  # type: ignore[assignment, list-item]
+        texts = self.generator.generate(prompts, _settings(settings, fields), streams)
+        return texts if several else texts[0]
+
+    def stream(self, prompt: Prompt = "", settings: Sampling | None = None, **fields: Any) -> Iterator[str]:
+        """The continuation of one prompt in pieces, as they are made; arguments as in `generate`."""
+        return (piece.text for piece in self.generator.pieces([prompt], _settings(settings, fields)) if piece.text)
+
+    def score(self, text: Prompt) -> TextScore:
+        """How well the model predicts a text, as a document of its own: nats, perplexity, bits per byte."""
+        eod = [self.tokenizer.eod_id]
+        document = np.concatenate([eod, self.tokenizer.encode_array(text), eod]).astype(np.int32)
+        return self._scorer(self.params, document, len(as_bytes(text)))
+
+    @functools.cached_property
+    def _scorer(self) -> TextScorer:
+        return TextScorer(self.model)
+
+
+def load(path: str | Path, step: int | None = None, say: Callable[[str], None] | None = None) -> Run:
+    """The model of a run folder, also while it trains.
+
+    Args:
+        path: the run's folder.
+        step: of the checkpoint to read; the newest good one if None.
+        say: gets a sentence for each damaged checkpoint that is passed over.
+
+    Raises:
+        RunNotFoundError: if there is no such run.
+        DamagedRunError: if its config or tokenizer cannot be used.
+        CheckpointError: if there is no (good) checkpoint, or it does not fit the config.
+    """
+    folder = RunFolder.open(path)
+    config = _model_config(folder)
+    tokenizer = _tokenizer(folder, config)
+    model = xLSTMLMModel(config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    found, params, _ = folder.read_params(step, shapes, say)
+    return Run(folder.path, found, model, params, tokenizer)
+
+
+def _settings(settings: Sampling | None, fields: dict[str, Any]) -> Sampling:
+    if settings is None:
+        return Sampling(**fields)
+    if fields:
+        raise ConfigError(f"settings are given, so {', '.join(fields)} cannot be given beside them")
+    return settings
+
+
+def _model_config(folder: RunFolder) -> xLSTMLMModelConfig:
+    data = folder.read_config_json()
+    if "model" not in data:
+        raise DamagedRunError(f"{folder.config_path} cannot be used: it lacks 'model'")
+    try:
+        return from_json(xLSTMLMModelConfig, data["model"], "model")
+    except ConfigError as error:
+        raise DamagedRunError(f"{folder.config_path} cannot be used: {error}") from error
+
+
+def _tokenizer(folder: RunFolder, config: xLSTMLMModelConfig) -> Tokenizer:
+    if not folder.tokenizer_dir.is_dir():
+        raise DamagedRunError(f"{folder} has no tokenizer: {folder.tokenizer_dir} is missing")
+    tokenizer = load_tokenizer(folder.tokenizer_dir)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise DamagedRunError(
+            f"the tokenizer in {folder.tokenizer_dir} has {tokenizer.vocab_size} tokens, but the model of {folder} "
+            f"knows {config.vocab_size} only"
+        )
+    return tokenizer

@@ -1,0 +1,148 @@
+"""One function for the mLSTM, several implementations behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from xlstm_jax.kernels.mlstm.chunkwise import mlstm_chunkwise
+from xlstm_jax.kernels.mlstm.parallel import mlstm_parallel
+from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent, mlstm_token
+from xlstm_jax.kernels.mlstm.state import MLSTMState, zero_state
+
+Gate = Literal["exp", "sigmoid"]
+Implementation = Literal["recurrent", "parallel", "chunkwise"]
+
+_FORMS: dict[str, Callable] = {
+    "recurrent": mlstm_recurrent,
+    "parallel": mlstm_parallel,
+    "chunkwise": mlstm_chunkwise,
+}
+
+
+def implementations() -> tuple[str, ...]:
+    """The names that `mlstm` takes as `implementation`."""
+    return tuple(_FORMS)
+
+
+def pick_implementation() -> tuple[str, str]:
+    """What `implementation=None` means on this device, and why."""
+    device = jax.default_backend()
+    return "chunkwise", f"linear in the sequence, plain XLA, runs on every device (here: {device})"
+
+
+def mlstm(
+    q: Float[Array, "batch seq heads dim_qk"],
+    k: Float[Array, "batch seq heads dim_qk"],
+    v: Float[Array, "batch seq heads dim_v"],
+    i: Float[Array, "batch seq heads"],
+    f: Float[Array, "batch seq heads"],
+    *,
+    state: MLSTMState | None = None,
+    return_state: bool = False,
+    reset: Bool[Array, "batch seq"] | None = None,
+    mask: Bool[Array, "batch seq"] | None = None,
+    implementation: str | None = None,
+    chunk_size: int | None = None,
+    gate: Gate = "exp",
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Any:  # h, or (h, MLSTMState)
+    """The mLSTM over a sequence (xLSTM paper, arXiv 2405.04517, equations 19-27).
+
+    Args:
+        q, k, v: queries (scaled inside by dim_qk ** -0.5), keys and values.
+        i, f: pre-activations of the input and the forget gate.
+        state: the state to start from; None is zeros with m = 0.
+        return_state: whether to return the state after the last token as well.
+        reset: True where a new sequence starts: that token and those after it see nothing of what came before.
+        mask: False where a token is padding: it leaves the state as it was, its h is 0, a reset on it is ignored.
+        implementation: "recurrent" (the oracle), "parallel" (quadratic) or "chunkwise"; None picks for the device.
+        chunk_size: tokens per chunk of the chunkwise form; None is 64.
+        gate: "exp" (stabilised exponential input gate) or "sigmoid" (arXiv 2503.14376, section 2.3).
+        normalize: whether h is divided by its normaliser; only the sigmoid gate can do without.
+        eps: added to the normaliser, after the maximum, in the stabilised frame.
+
+    Returns:
+        h of shape (batch, seq, heads, dim_v) in the dtype of v, and the `MLSTMState` if asked for, which is at least
+        float32. Splitting a sequence and handing the state on gives the same as one call.
+
+    Raises:
+        ValueError: for shapes that do not fit or a name that is not known.
+    """
+    _check(q, k, v, i, f, 4, gate, normalize)
+    name = implementation or pick_implementation()[0]
+    if name not in _FORMS:
+        raise ValueError(f"implementation is {implementation!r}, but must be None or one of {', '.join(_FORMS)}")
+    options: dict = {}
+    if name == "chunkwise":
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size is {chunk_size!r}, but must be at least 1")
+        options["chunk_size"] = chunk_size
+    for label, array in (("reset", reset), ("mask", mask)):
+        if array is not None and (array.shape != q.shape[:2] or array.dtype != jnp.bool_):
+            raise ValueError(
+                f"{label} has shape {array.shape} and dtype {array.dtype}, but must be boolean of shape {q.shape[:2]}"
+            )
+    start = _starting_state(state, q, v, i, f)
+    if q.shape[1] == 0:
+        h, final = jnp.zeros_like(v), start
+    else:
+        h, final = _FORMS[name](
+            q, k, v, i, f, start, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps, **options
+        )
+    return (h, final) if return_state else h
+
+
+def mlstm_step(
+    state: MLSTMState,
+    q: Float[Array, "batch heads dim_qk"],
+    k: Float[Array, "batch heads dim_qk"],
+    v: Float[Array, "batch heads dim_v"],
+    i: Float[Array, "batch heads"],
+    f: Float[Array, "batch heads"],
+    *,
+    reset: Bool[Array, " batch"] | None = None,
+    mask: Bool[Array, " batch"] | None = None,
+    gate: Gate = "exp",
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> tuple[Float[Array, "batch heads dim_v"], MLSTMState]:
+    """One token of the mLSTM: equal to `mlstm` on a sequence of length one.
+
+    Returns:
+        h in the dtype of v, and the next state.
+    """
+    _check(q, k, v, i, f, 3, gate, normalize)
+    start = _starting_state(state, q, v, i, f)
+    return mlstm_token(start, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
+
+
+def _starting_state(state: MLSTMState | None, q: Array, v: Array, i: Array, f: Array) -> MLSTMState:
+    dtype = jnp.result_type(q.dtype, v.dtype, i.dtype, f.dtype, jnp.float32)
+    batch, heads, dim_qk, dim_v = q.shape[0], q.shape[-2], q.shape[-1], v.shape[-1]
+    if state is None:
+        return zero_state(batch, heads, dim_qk, dim_v, dtype)
+    wanted = ((batch, heads, dim_qk, dim_v), (batch, heads, dim_qk), (batch, heads))
+    for label, array, shape in zip(MLSTMState._fields, state, wanted, strict=True):
+        if array.shape != shape:
+            raise ValueError(f"state.{label} has shape {array.shape}, but these inputs need {shape}")
+    dtype = jnp.result_type(dtype, *(x.dtype for x in state))
+    return MLSTMState(*(x.astype(dtype) for x in state))
+
+
+def _check(q: Array, k: Array, v: Array, i: Array, f: Array, rank: int, gate: str, normalize: bool) -> None:
+    if gate not in get_args(Gate):
+        raise ValueError(f"gate is {gate!r}, but must be one of {', '.join(map(repr, get_args(Gate)))}")
+    if gate == "exp" and not normalize:
+        raise ValueError("normalize is False, but the exponential input gate is only defined with its normaliser")
+    if q.ndim != rank:
+        raise ValueError(f"q has shape {q.shape}, but must have {rank} axes")
+    wanted = {"k": (k, q.shape), "v": (v, (*q.shape[:-1], v.shape[-1])), "i": (i, q.shape[:-1]), "f": (f, q.shape[:-1])}
+    for label, (array, shape) in wanted.items():
+        if array.shape != shape:
+            raise ValueError(f"{label} has shape {array.shape}, but q of shape {q.shape} needs {shape}")

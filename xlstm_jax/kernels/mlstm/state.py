@@ -1,0 +1,39 @@
+"""The recurrent state of the mLSTM."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class MLSTMState(NamedTuple):
+    """Matrix memory, normaliser and stabiliser of the mLSTM; the true memory is ``exp(m) * C``, likewise ``n``.
+
+    With the sigmoid input gate nothing needs stabilising: m stays as it came and the true memory is C itself.
+    """
+
+    C: Float[Array, "batch heads dim_qk dim_v"]
+    n: Float[Array, "batch heads dim_qk"]
+    m: Float[Array, "batch heads"]
+
+
+def zero_state(batch: int, heads: int, dim_qk: int, dim_v: int, dtype: jnp.dtype = jnp.float32) -> MLSTMState:
+    """The state before the first token: zeros, with stabiliser 0."""
+    return MLSTMState(
+        jnp.zeros((batch, heads, dim_qk, dim_v), dtype),
+        jnp.zeros((batch, heads, dim_qk), dtype),
+        jnp.zeros((batch, heads), dtype),
+    )
+
+
+def normaliser_floor(m: Float[Array, "*lead"]) -> Float[Array, "*lead"]:
+    """exp(-m), the least absolute value of the normaliser, kept finite.
+
+    With input gates at -100 it exceeds float32; h is zero to the dtype then, but an infinity would turn up as NaN in
+    the gradients.
+    """
+    largest = 0.99 * math.log(float(jnp.finfo(m.dtype).max))
+    return jnp.exp(jnp.minimum(-m, largest))

@@ -1,0 +1,156 @@
+"""One function for the sLSTM, several implementations behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from xlstm_jax.kernels.slstm.fused import slstm_fused
+from xlstm_jax.kernels.slstm.recurrent import Options, slstm_recurrent, slstm_token
+from xlstm_jax.kernels.slstm.state import GATES, SLSTMState, zero_state
+
+_FORMS: dict[str, Callable] = {"recurrent": slstm_recurrent, "fused": slstm_fused}
+
+
+def implementations() -> tuple[str, ...]:
+    """The names that `slstm` takes as `implementation`."""
+    return tuple(_FORMS)
+
+
+def pick_implementation() -> tuple[str, str]:
+    """What `implementation=None` means on this device, and why."""
+    device = jax.default_backend()
+    return (
+        "fused",
+        f"its own gradient, with one product for that of R; plain XLA, runs on every device (here: {device})",
+    )
+
+
+def slstm(
+    wx: Float[Array, "batch seq gates heads dim"],
+    r: Float[Array, "gates heads dim_out dim_in"],
+    b: Float[Array, "gates heads dim"],
+    *,
+    state: SLSTMState | None = None,
+    return_state: bool = False,
+    reset: Bool[Array, "batch seq"] | None = None,
+    mask: Bool[Array, "batch seq"] | None = None,
+    implementation: str | None = None,
+    product_dtype: DTypeLike | None = None,
+    unroll: int | None = None,
+    gradient_recurrent_cut: bool = False,
+    gradient_recurrent_clipval: float | None = None,
+    forward_clipval: float | None = None,
+) -> Any:
+    """The sLSTM over a sequence (xLSTM paper, arXiv 2405.04517, equations 8-18).
+
+    The gates stand in the order i, f, z, o. The pre-activation of gate g in head h at token t is
+    ``wx[:, t, g, h] + r[g, h] @ y_{t-1}[:, h] + b[g, h]``: a head sees its own last output alone.
+
+    Args:
+        wx: the input's part of the pre-activations, one matrix product over the sequence, made by the caller.
+        r: recurrent weights; ``r[g, h]`` is the matrix that y_{t-1} of head h is multiplied by, rows are outputs.
+        b: bias.
+        state: the state to start from; None is the empty one, zeros.
+        return_state: whether to return the state after the last token as well.
+        reset: True where a new sequence starts: that token and those after it see nothing of what came before.
+        mask: False where a token is padding: it leaves the state as it was, its y is 0, a reset on it is ignored.
+        implementation: "recurrent" (the oracle) or "fused"; None picks for the device.
+        product_dtype: dtype that both sides of R y are rounded to; that of wx if None. All else is computed in the
+            dtype of the state, which is at least float32.
+        unroll: tokens per turn of the fused form's loops; None picks.
+        gradient_recurrent_cut: let no gradient flow from a token to the one before through R y; R itself still learns.
+        gradient_recurrent_clipval: clip that gradient, element by element, to ± this.
+        forward_clipval: clip y, element by element, to ± this.
+
+    Returns:
+        y of shape (batch, seq, heads, dim) in the dtype of wx, or (y, `SLSTMState`) if asked for. Splitting a sequence
+        and handing the state on gives the same as one call, gradients included.
+
+    Raises:
+        ValueError: for shapes that do not fit or values that are not known.
+    """
+    _check(wx, r, b, 5)
+    name = implementation or pick_implementation()[0]
+    if name not in _FORMS:
+        raise ValueError(f"implementation is {implementation!r}, but must be None or one of {', '.join(_FORMS)}")
+    extra: dict = {}
+    if name == "fused":
+        if unroll is not None and unroll < 1:
+            raise ValueError(f"unroll is {unroll!r}, but must be at least 1")
+        extra["unroll"] = unroll
+    for label, array in (("reset", reset), ("mask", mask)):
+        if array is not None and (array.shape != wx.shape[:2] or array.dtype != jnp.bool_):
+            raise ValueError(
+                f"{label} has shape {array.shape} and dtype {array.dtype}, but must be boolean of shape {wx.shape[:2]}"
+            )
+    options = _options(wx, product_dtype, gradient_recurrent_cut, gradient_recurrent_clipval, forward_clipval)
+    start = _starting_state(state, wx, r, b)
+    if wx.shape[1] == 0:
+        y, final = jnp.zeros((*wx.shape[:2], *wx.shape[3:]), wx.dtype), start
+    else:
+        if mask is not None:
+            # Whatever stands in padding, NaN included, reaches no gradient.
+            wx = jnp.where(mask[:, :, None, None, None], wx, 0)
+        y, final = _FORMS[name](wx, r, b, start, reset=reset, mask=mask, options=options, **extra)
+    return (y, final) if return_state else y
+
+
+def slstm_step(
+    state: SLSTMState,
+    wx: Float[Array, "batch gates heads dim"],
+    r: Float[Array, "gates heads dim_out dim_in"],
+    b: Float[Array, "gates heads dim"],
+    *,
+    reset: Bool[Array, " batch"] | None = None,
+    mask: Bool[Array, " batch"] | None = None,
+    product_dtype: DTypeLike | None = None,
+    gradient_recurrent_cut: bool = False,
+    gradient_recurrent_clipval: float | None = None,
+    forward_clipval: float | None = None,
+) -> tuple[Float[Array, "batch heads dim"], SLSTMState]:
+    """One token of the sLSTM: equal to `slstm` on a sequence of length one.
+
+    Returns:
+        y in the dtype of wx, and the next state.
+    """
+    _check(wx, r, b, 4)
+    options = _options(wx, product_dtype, gradient_recurrent_cut, gradient_recurrent_clipval, forward_clipval)
+    start = _starting_state(state, wx, r, b)
+    return slstm_token(start, wx, r, b, reset=reset, mask=mask, options=options)
+
+
+def _options(
+    wx: Array, product_dtype: DTypeLike | None, cut: bool, gradient_clip: float | None, forward_clip: float | None
+) -> Options:
+    for label, value in (("gradient_recurrent_clipval", gradient_clip), ("forward_clipval", forward_clip)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{label} is {value!r}, but must be None or above 0")
+    return Options(jnp.dtype(wx.dtype if product_dtype is None else product_dtype), cut, gradient_clip, forward_clip)
+
+
+def _starting_state(state: SLSTMState | None, wx: Array, r: Array, b: Array) -> SLSTMState:
+    dtype = jnp.result_type(wx.dtype, r.dtype, b.dtype, jnp.float32)
+    batch, heads, dim = shape = (wx.shape[0], *wx.shape[-2:])
+    if state is None:
+        return zero_state(batch, heads, dim, dtype)
+    for label, array in zip(SLSTMState._fields, state, strict=True):
+        if array.shape != shape:
+            raise ValueError(f"state.{label} has shape {array.shape}, but these inputs need {shape}")
+    dtype = jnp.result_type(dtype, *(x.dtype for x in state))
+    return SLSTMState(*(x.astype(dtype) for x in state))
+
+
+def _check(wx: Array, r: Array, b: Array, rank: int) -> None:
+    if wx.ndim != rank or wx.shape[-3] != len(GATES):
+        axes = "(batch, seq, 4, heads, dim)" if rank == 5 else "(batch, 4, heads, dim)"
+        raise ValueError(f"wx has shape {wx.shape}, but must be {axes} with the gates in the order {', '.join(GATES)}")
+    gates, heads, dim = wx.shape[-3:]
+    for label, array, shape in (("r", r, (gates, heads, dim, dim)), ("b", b, (gates, heads, dim))):
+        if array.shape != shape:
+            raise ValueError(f"{label} has shape {array.shape}, but wx of shape {wx.shape} needs {shape}")

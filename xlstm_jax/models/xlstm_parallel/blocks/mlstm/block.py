@@ -1,0 +1,136 @@
+"""The residual block of an mLSTM layer and, optionally, a feed-forward layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from xlstm_jax.config import check_types
+from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.models.shared.remat import call_part
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer_v1 import mLSTMLayerV1
+from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForward, FeedForwardConfig
+from xlstm_jax.models.xlstm_parallel.components.normalization import NormLayer
+
+LAYERS: dict[str, type[nn.Module]] = {"mlstm": mLSTMLayer, "mlstm_v1": mLSTMLayerV1}
+"""The module of each layer type."""
+
+
+@dataclass
+class mLSTMBlockConfig(SubModelConfig):
+    mlstm: mLSTMLayerConfig = field(default_factory=mLSTMLayerConfig)
+    feedforward: FeedForwardConfig | None = None
+    add_post_norm: bool = False
+    """Also normalise what each layer returns, before it is added to the residual."""
+    parallel: ParallelConfig | None = None
+    _num_blocks: int | None = field(default=None, repr=False, compare=False)
+    _block_idx: int | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        # What the block's parts take from each other is checked when the stack, or a module, has settled it: until
+        # then a default here may still take another value from above.
+        check_one_device(self)
+
+    def layer_config(self) -> mLSTMLayerConfig:
+        """The layer's config with what follows from the block filled in.
+
+        Raises:
+            ConfigError: if the layer's config says otherwise.
+        """
+        num_blocks = self._num_blocks or self.mlstm._num_blocks
+        return inherit(self.mlstm, self, {"parallel": self.parallel}, _num_blocks=num_blocks)
+
+    def feedforward_config(self) -> FeedForwardConfig | None:
+        """The feed-forward's config with what follows from the layer filled in, or None.
+
+        Raises:
+            ConfigError: if the feed-forward's config says otherwise.
+        """
+        if self.feedforward is None:
+            return None
+        layer = self.layer_config()
+        values: dict[str, Any] = {"embedding_dim": layer.embedding_dim, "parallel": layer.parallel}
+        if not self.feedforward.own_dtype_and_dropout:
+            values |= {"dtype": layer.dtype, "dropout": layer.dropout}
+        num_blocks = self._num_blocks or self.feedforward._num_blocks
+        return inherit(self.feedforward, layer, values, _num_blocks=num_blocks)
+
+    def matmul_flops(self, seq: int) -> float:
+        """Floating-point operations per token in matrix products, forward, at sequence length `seq`."""
+        feedforward = self.feedforward_config()
+        return self.layer_config().matmul_flops(seq) + (0 if feedforward is None else feedforward.matmul_flops())
+
+
+class mLSTMBlock(nn.Module):
+    """x + post_norm(xlstm(norm(x))), then likewise with ffn; the post norms only with `add_post_norm`.
+
+    Parameters: norm, xlstm, post_norm, ffn_norm, ffn, ffn_post_norm.
+    """
+
+    config: mLSTMBlockConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        layer, feedforward = cfg.layer_config(), cfg.feedforward_config()
+
+        def norm():
+            return NormLayer(eps=layer.mlstm_cell.norm_eps, dtype=layer._dtype, norm_type=layer.norm_type)
+
+        self.norm, self.xlstm = norm(), LAYERS[layer.layer_type](layer)
+        if cfg.add_post_norm:
+            self.post_norm = norm()
+        if feedforward is not None:
+            self.ffn_norm, self.ffn = norm(), FeedForward(feedforward)
+            if cfg.add_post_norm:
+                self.ffn_post_norm = norm()
+
+    @nn.nowrap
+    def init_state(self, batch_size: int) -> Any:
+        """The state before the first token."""
+        layer = self.config.layer_config()
+        return LAYERS[layer.layer_type](layer, parent=None).init_state(batch_size)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch seq dim"],
+        *,
+        document_borders: Bool[Array, "batch seq"] | None = None,
+        mask: Bool[Array, "batch seq"] | None = None,
+        state: Any = None,
+        return_state: bool = False,
+        train: bool = False,
+    ) -> Any:
+        """y (batch, seq, dim), or (y, state); see `mLSTMCell` for the arguments."""
+        parallel = self.config.parallel
+
+        def mix(block, x, document_borders, mask, state):
+            y = block.xlstm(
+                block.norm(x),
+                document_borders=document_borders,
+                mask=mask,
+                state=state,
+                return_state=return_state,
+                train=train,
+            )
+            y, state = y if return_state else (y, None)
+            return x + (block.post_norm(y) if block.config.add_post_norm else y), state
+
+        def feed(block, x):
+            y = block.ffn(block.ffn_norm(x), train=train)
+            return x + (block.ffn_post_norm(y) if block.config.add_post_norm else y).astype(x.dtype)
+
+        x, state = call_part("xLSTMResBlock", parallel, mix, self, x, document_borders, mask, state)
+        if self.config.feedforward is not None:
+            x = call_part("FFNResBlock", parallel, feed, self, x)
+        return (x, state) if return_state else x
+
+
+def with_block_index(config: mLSTMBlockConfig, index: int) -> mLSTMBlockConfig:
+    """The config of the block at that place of the stack."""
+    return dataclasses.replace(config, _block_idx=index)

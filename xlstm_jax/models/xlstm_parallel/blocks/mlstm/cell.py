@@ -1,0 +1,253 @@
+"""The mLSTM cell: gates, query/key norms, memory and output norm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+from jaxtyping import Array, Bool, Float
+
+from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
+from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step
+from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, SubModelConfig, check_one_device
+from xlstm_jax.models.shared.init import gate_bias_init
+from xlstm_jax.models.shared.lm_head import soft_cap_logits
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
+from xlstm_jax.models.xlstm_parallel.components.normalization import MultiHeadNormLayer, NormLayer
+
+
+@dataclass
+class mLSTMCellConfig(SubModelConfig):
+    context_length: int = -1
+    embedding_dim: int = -1
+    num_heads: int = -1
+    backend: mLSTMBackendNameAndKwargs = field(default_factory=mLSTMBackendNameAndKwargs)
+    norm_eps: float = 1e-6
+    """Epsilon of the cell's norms and of the norms before and after the layers of its block."""
+    norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Type of the query, key and output norms; follows from the layer."""
+    norm_type_v1: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Type of the output norm in the layer type "mlstm_v1", whatever `norm_type` is."""
+    dtype: str = "bfloat16"
+    gate_dtype: str = "float32"
+    """Dtype in which the gate pre-activations are computed."""
+    gate_soft_cap: float | None = None
+    """Soft cap for the gate pre-activations; None for no cap."""
+    gate_linear_headwise: bool = False
+    """True: the gate of a head sees the features of that head. False: it sees those of all heads."""
+    igate_bias_init_range: tuple[float, float] | float | None = None
+    """Input-gate bias: a pair is spaced evenly over the heads, a number is a constant, None is N(0, 0.1)."""
+    fgate_bias_init_range: tuple[float, float] | float | None = (3.0, 6.0)
+    """Forget-gate bias, likewise."""
+    add_qk_norm: bool = False
+    """Normalise queries and keys before the memory, with one scale shared by all heads."""
+    reset_at_document_boundaries: bool = False
+    """Start with an empty memory at every document border; if False, borders are ignored."""
+    reset_fgate_value: float = -25.0
+    """Forget-gate pre-activation at a border for `reset_mode="gate"`; it is set after the soft cap."""
+    parallel: ParallelConfig | None = None
+    reset_mode: Literal["gate", "exact"] = "gate"
+    """"gate" closes the forget gate at a border and lets convolutions see across it. "exact" lets nothing through."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.backend, str):
+            self.backend = mLSTMBackendNameAndKwargs(self.backend)
+        check_types(self)
+        for name in ("context_length", "embedding_dim", "num_heads"):
+            check_number(self, name, at_least=-1, integer=True)
+        check_number(self, "norm_eps", above=0)
+        for name in ("norm_type", "norm_type_v1"):
+            check_choice(self, name, ("layernorm", "rmsnorm"))
+        for name in ("dtype", "gate_dtype"):
+            check_choice(self, name, FLOAT_NAMES)
+        check_number(self, "gate_soft_cap", above=0, optional=True)
+        check_number(self, "reset_fgate_value")
+        check_choice(self, "reset_mode", ("gate", "exact"))
+        for name in ("igate_bias_init_range", "fgate_bias_init_range"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                setattr(self, name, value)
+            numbers = value if isinstance(value, tuple) else (0.0 if value is None else value,)
+            if (isinstance(value, tuple) and len(value) != 2) or not all(
+                isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in numbers
+            ):
+                raise ConfigError(f"mLSTMCellConfig.{name} is {value!r}, but must be two numbers, one number or None")
+        check_one_device(self)
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
+
+    @property
+    def _gate_dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.gate_dtype)
+
+
+class mLSTMCell(nn.Module):
+    """Queries, keys and values in, normalised hidden states out; the memory runs where `config.backend` says.
+
+    Parameters: igate/{kernel, bias}, fgate/{kernel, bias}, out_norm/scale (heads, dim_v) and, with `add_qk_norm`,
+    q_norm/scale and k_norm/scale (dim_qk,). Gate kernels are (features, heads), or (heads, 1, features / heads) with
+    `gate_linear_headwise`.
+    """
+
+    config: mLSTMCellConfig
+    out_norm_type: Literal["layernorm", "rmsnorm"] | None = None
+    """Type of the output norm; `config.norm_type` if None."""
+
+    def init_state(self, batch_size: int, dim_qk: int, dim_v: int) -> MLSTMState:
+        """The empty memory for heads of these sizes."""
+        heads = self.config.num_heads
+        dtype = jnp.result_type(self.config._dtype, self.config._gate_dtype, jnp.float32)
+        return MLSTMState(
+            jnp.zeros((batch_size, heads, dim_qk, dim_v), dtype),
+            jnp.zeros((batch_size, heads, dim_qk), dtype),
+            jnp.zeros((batch_size, heads), dtype),
+        )
+
+    @nn.compact
+    def __call__(
+        self,
+        q: Float[Array, "batch seq features_qk"],
+        k: Float[Array, "batch seq features_qk"],
+        v: Float[Array, "batch seq features_v"],
+        gate_input: Array | tuple[Array, ...] | None = None,
+        *,
+        document_borders: Bool[Array, "batch seq"] | None = None,
+        mask: Bool[Array, "batch seq"] | None = None,
+        state: MLSTMState | None = None,
+        return_state: bool = False,
+        train: bool = False,
+    ) -> Any:
+        """Run the cell; the features of a head lie side by side.
+
+        Args:
+            q, k, v: queries, keys and values; they are scaled inside.
+            gate_input: what the gates are computed from, one array or several; (q, k, v) if None.
+            document_borders: true at the first token of a document; acts if `config.reset_at_document_boundaries`.
+            mask: false at padding, which leaves the memory as it was.
+            state: the memory before the first token; empty if None.
+            return_state: also return the memory after the last token.
+            train: unused, as in every module without dropout.
+
+        Returns:
+            h (batch, seq, features_v), or (h, state).
+        """
+        cfg = self.config
+        _check_heads(cfg, q=q, k=k, v=v)
+        inputs = (q, k, v) if gate_input is None else gate_input
+        i, f = self._gates(inputs if isinstance(inputs, (tuple, list)) else (inputs,))
+        reset = document_borders if cfg.reset_at_document_boundaries else None
+        if reset is not None and cfg.reset_mode == "gate":
+            f = jnp.where(reset[..., None], jnp.asarray(cfg.reset_fgate_value, f.dtype), f)
+            reset = None
+
+        q, k, v = (x.reshape(*x.shape[:2], cfg.num_heads, x.shape[-1] // cfg.num_heads) for x in (q, k, v))
+        if cfg.add_qk_norm:
+            q = NormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=cfg.norm_type, name="q_norm")(q)
+            k = NormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=cfg.norm_type, name="k_norm")(k)
+        h, state = _run_memory(cfg, q, k, v, i, f, reset, mask, state, return_state)
+        norm_type = self.out_norm_type or cfg.norm_type
+        norm = MultiHeadNormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=norm_type, axis=-2, name="out_norm")
+        h = norm(h).reshape(*h.shape[:2], h.shape[-2] * h.shape[-1])
+        return (h, state) if return_state else h
+
+    def _gates(self, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+        """Pre-activations of input and forget gate, (batch, seq, heads), soft-capped."""
+        cfg, heads = self.config, self.config.num_heads
+        sizes = tuple(x.shape[-1] for x in inputs)
+        if cfg.gate_linear_headwise:
+            _check_heads(cfg, gate_input=inputs)
+        params = [
+            _GateParameters(heads, sizes, cfg.gate_linear_headwise, gate_bias_init(bias), name=name)()
+            for name, bias in (("igate", cfg.igate_bias_init_range), ("fgate", cfg.fgate_bias_init_range))
+        ]
+        # One product for both gates and no concatenation of the inputs: these thin products are bound by memory
+        # traffic.
+        kernel = jnp.concatenate([kernel for kernel, _ in params], axis=-1).astype(cfg._gate_dtype)
+        total = jnp.concatenate([bias for _, bias in params]).astype(cfg._gate_dtype)
+        start = 0
+        for x, size in zip(inputs, sizes, strict=True):
+            total = total + x.astype(cfg._gate_dtype) @ kernel[start : start + size]
+            start += size
+        total = soft_cap_logits(total, cfg.gate_soft_cap)
+        return total[..., :heads], total[..., heads:]
+
+
+class _GateParameters(nn.Module):
+    """Kernel and bias of one gate; the kernel is returned as (features, heads) in either form."""
+
+    num_heads: int
+    sizes: tuple[int, ...]
+    headwise: bool
+    bias_init: Initializer
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "features heads"], Float[Array, " heads"]]:
+        heads, total = self.num_heads, sum(self.sizes)
+        shape = (heads, 1, total // heads) if self.headwise else (total, heads)
+        kernel = self.param("kernel", nn.initializers.zeros, shape)
+        bias = self.param("bias", self.bias_init, (heads,))
+        if not self.headwise:
+            return kernel, bias
+        rows, start = [], 0
+        for size in self.sizes:
+            # A head's features, input after input, face its slice of the kernel; zeros elsewhere.
+            part = kernel[:, 0, start : start + size // heads]
+            rows.append((part[:, :, None] * jnp.eye(heads)[:, None, :]).reshape(size, heads))
+            start += size // heads
+        return jnp.concatenate(rows), bias
+
+
+def _run_memory(
+    cfg: mLSTMCellConfig,
+    q: Array,
+    k: Array,
+    v: Array,
+    i: Array,
+    f: Array,
+    reset: Array | None,
+    mask: Array | None,
+    state: MLSTMState | None,
+    return_state: bool,
+) -> tuple[Array, MLSTMState | None]:
+    backend, dtype = cfg.backend.settings(), v.dtype
+    if backend.autocast_dtype is not None:
+        q, k, v = (x.astype(backend.autocast_dtype) for x in (q, k, v))
+    with jax.named_scope("mlstm"):
+        if state is not None and q.shape[1] == 1:
+            q, k, v, i, f = (x[:, 0] for x in (q, k, v, i, f))
+            reset, mask = (None if x is None else x[:, 0] for x in (reset, mask))
+            h, state = mlstm_step(state, q, k, v, i, f, reset=reset, mask=mask, gate=backend.gate, eps=backend.eps)
+            return h[:, None].astype(dtype), state
+        result: Any = mlstm(
+            *(q, k, v, i, f),
+            state=state,
+            return_state=return_state,
+            reset=reset,
+            mask=mask,
+            implementation=backend.implementation,
+            chunk_size=backend.chunk_size,
+            gate=backend.gate,
+            eps=backend.eps,
+        )
+    h, state = result if return_state else (result, None)
+    return h.astype(dtype), state
+
+
+def _check_heads(cfg: mLSTMCellConfig, **arrays: Any) -> None:
+    if cfg.num_heads < 1:
+        raise ConfigError("mLSTMCellConfig.num_heads is not set, but must be to build the cell")
+    for name, array in arrays.items():
+        for x in array if isinstance(array, (tuple, list)) else (array,):
+            if x.shape[-1] % cfg.num_heads:
+                raise ConfigError(
+                    f"mLSTMCellConfig.num_heads is {cfg.num_heads}, but must divide the {x.shape[-1]} features "
+                    f"of {name}"
+                )

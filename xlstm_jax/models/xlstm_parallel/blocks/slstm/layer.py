@@ -1,0 +1,169 @@
+"""The sLSTM layer: causal convolution, head-wise gate maps, memory, norm of every head (xLSTM paper, figure 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from xlstm_jax.config import ConfigError, check_choice, check_number
+from xlstm_jax.kernels.slstm import GATES, SLSTMState
+from xlstm_jax.models.configs import FLOAT_NAMES, FloatName, ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.models.shared.init import InitDistribution, small_init
+from xlstm_jax.models.shared.remat import call_part
+from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
+from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
+from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
+from xlstm_jax.models.xlstm_parallel.components.normalization import MultiHeadNormLayer
+
+
+@dataclass
+class sLSTMLayerConfig(SubModelConfig):
+    embedding_dim: int = -1
+    num_heads: int = 4
+    """Heads of the memory, and blocks of the block-diagonal gate maps."""
+    conv1d_kernel_size: int = 4
+    """Taps of the causal convolution that input and forget gate see the input through; 0 leaves it out."""
+    group_norm_weight: bool = True
+    """Whether the norm of the heads has a scale."""
+    dropout: float = 0.0
+    """Rate of the dropout before the norm of the heads, on in training only."""
+    init_distribution: InitDistribution = "normal"
+    norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Type of the norms before the block's layers; that of the heads subtracts the mean in any case."""
+    norm_eps: float = 1e-5
+    """Epsilon of the norm of the heads and of those before the block's layers."""
+    dtype: str = "bfloat16"
+    dtype_w: FloatName | None = None
+    """Dtype of the gate maps; `dtype` if None."""
+    parallel: ParallelConfig | None = None
+    slstm_cell: sLSTMCellConfig = field(default_factory=sLSTMCellConfig)
+    _num_blocks: int = field(default=1, repr=False, compare=False)
+    _block_idx: int = field(default=0, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_number(self, "embedding_dim", at_least=-1, integer=True)
+        check_number(self, "num_heads", at_least=1, integer=True)
+        check_number(self, "conv1d_kernel_size", at_least=0, integer=True)
+        check_number(self, "dropout", at_least=0, below=1)
+        check_choice(self, "init_distribution", ("normal", "truncated_normal", "uniform"))
+        check_choice(self, "norm_type", ("layernorm", "rmsnorm"))
+        check_number(self, "norm_eps", above=0)
+        check_choice(self, "dtype", FLOAT_NAMES)
+        check_choice(self, "dtype_w", (None, *FLOAT_NAMES))
+        check_one_device(self)
+        if self.embedding_dim > 0 and self.embedding_dim % self.num_heads:
+            raise ConfigError(
+                f"sLSTMLayerConfig.num_heads is {self.num_heads}, but must divide embedding_dim {self.embedding_dim}"
+            )
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
+
+    def cell_config(self) -> sLSTMCellConfig:
+        """The cell's config with what follows from the layer filled in.
+
+        Raises:
+            ConfigError: if the cell's config says otherwise.
+        """
+        values = {name: getattr(self, name) for name in ("embedding_dim", "num_heads", "dtype", "parallel")}
+        return inherit(self.slstm_cell, self, values, _num_blocks=self._num_blocks, _block_idx=self._block_idx)
+
+    def matmul_flops(self, seq: int) -> float:
+        """Floating-point operations per token in matrix products, forward; the same at every sequence length."""
+        dim = self.embedding_dim
+        maps = 2 * len(GATES) * dim * (dim // self.num_heads)
+        return 2 * maps + 2 * self.conv1d_kernel_size * dim
+
+
+class sLSTMLayerState(NamedTuple):
+    """What the layer hands on: the cell's memory and the convolution's last inputs."""
+
+    memory: SLSTMState
+    conv: Float[Array, "batch window dim"]
+
+
+class sLSTMLayer(nn.Module):
+    """Input and forget gate see the convolved input, cell input and output gate the input itself.
+
+    Parameters: conv, one head-wise map a gate (i, f, z, o: named for what it drives), cell, and group_norm/scale
+    (heads, head_dim) unless `config.group_norm_weight` is False.
+    """
+
+    config: sLSTMLayerConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        cell = cfg.cell_config()
+        expand = LinearHeadwiseExpandConfig(
+            in_features=cell.head_dim * cell.num_heads,
+            num_heads=cfg.num_heads,
+            bias=False,
+            dtype=cfg.dtype_w or cfg.dtype,
+        )
+        init = small_init(cfg.embedding_dim, cfg.init_distribution)
+        self.i, self.f, self.z, self.o = (LinearHeadwiseExpand(expand, kernel_init=init) for _ in GATES)
+        self.conv = CausalConv1d(_conv_config(cfg))
+        self.cell = sLSTMCell(cell)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.group_norm = MultiHeadNormLayer(
+            weight=cfg.group_norm_weight, eps=cfg.norm_eps, dtype=cfg._dtype, axis=-2, norm_type="layernorm"
+        )
+
+    @nn.nowrap
+    def init_state(self, batch_size: int) -> sLSTMLayerState:
+        """The state before the first token."""
+        cell = sLSTMCell(self.config.cell_config(), parent=None)
+        conv = CausalConv1d(_conv_config(self.config), parent=None)
+        return sLSTMLayerState(cell.init_state(batch_size), conv.init_state(batch_size))
+
+    def __call__(
+        self,
+        x: Float[Array, "batch seq dim"],
+        *,
+        document_borders: Bool[Array, "batch seq"] | None = None,
+        mask: Bool[Array, "batch seq"] | None = None,
+        state: sLSTMLayerState | None = None,
+        return_state: bool = False,
+        train: bool = False,
+        block_index: Int[Array, ""] | None = None,
+    ) -> Any:
+        """y (batch, seq, dim), or (y, state); see `sLSTMCell` for the arguments."""
+        cfg = self.config
+        memory: Any = None if state is None else state.memory
+        window: Any = None if state is None else state.conv
+        exact = document_borders if cfg.slstm_cell.reset_at_document_boundaries else None
+        conv = self.conv(x, document_borders=exact, mask=mask, state=window, return_state=return_state)
+        x_conv, window = conv if return_state else (conv, None)
+        if cfg.conv1d_kernel_size:
+            x_conv = jax.nn.swish(x_conv)
+
+        wx = jnp.stack([self.i(x_conv), self.f(x_conv), self.z(x), self.o(x)], axis=2)
+        cell = call_part(
+            "sLSTMCell",
+            cfg.parallel,
+            lambda cell, wx, document_borders, mask, memory, block_index: cell(
+                wx.reshape(*wx.shape[:3], cfg.num_heads, -1),
+                document_borders=document_borders,
+                mask=mask,
+                state=memory,
+                return_state=return_state,
+                block_index=block_index,
+            ),
+            self.cell,
+            *(wx, document_borders, mask, memory, block_index),
+        )
+        y, memory = cell if return_state else (cell, None)
+        y = self.group_norm(self.dropout(y, deterministic=not train)).reshape(x.shape)
+        return (y, sLSTMLayerState(memory, window)) if return_state else y
+
+
+def _conv_config(config: sLSTMLayerConfig) -> CausalConv1dConfig:
+    return CausalConv1dConfig(
+        feature_dim=config.cell_config().embedding_dim, kernel_size=config.conv1d_kernel_size, dtype=config.dtype
+    )

@@ -1,0 +1,156 @@
+"""Causal convolution over time, with the window of last inputs as its state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from xlstm_jax.config import ConfigError, check_choice, check_number
+from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig
+from xlstm_jax.models.shared.init import uniform_init
+
+
+@dataclass
+class CausalConv1dConfig(SubModelConfig):
+    feature_dim: int | None = None
+    """Number of features; that of the input if None."""
+    kernel_size: int = 4
+    """Number of taps; 0 makes the module the identity."""
+    causal_conv_bias: bool = True
+    channel_mixing: bool = False
+    """True: every output sees every input feature. False: each feature is convolved by itself."""
+    conv1d_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Kept for old configs; must be empty."""
+    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        check_number(self, "feature_dim", at_least=1, integer=True, optional=True)
+        check_number(self, "kernel_size", at_least=0, integer=True)
+        check_choice(self, "dtype", FLOAT_NAMES)
+        if self.conv1d_kwargs:
+            raise ConfigError(
+                f"CausalConv1dConfig.conv1d_kwargs is {self.conv1d_kwargs!r}, but there are no further options"
+            )
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
+
+
+class CausalConv1d(nn.Module):
+    """y_t = bias + sum_j kernel_j x_{t - (K-1) + j}; the past of the first token is zero or the given window.
+
+    K shifted multiply-adds: on a CPU some eighty times faster than a grouped `lax.conv`, and fused with what
+    surrounds them everywhere. Parameters: kernel (K, 1 or F, F), bias (F,).
+    """
+
+    config: CausalConv1dConfig
+
+    def init_state(self, batch_size: int, features: int | None = None) -> Float[Array, "batch window features"]:
+        """The window before the first token: zeros."""
+        size = self.config.feature_dim if features is None else features
+        return jnp.zeros((batch_size, max(self.config.kernel_size - 1, 0), size), self.config._dtype)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch seq features"],
+        *,
+        document_borders: Bool[Array, "batch seq"] | None = None,
+        mask: Bool[Array, "batch seq"] | None = None,
+        state: Float[Array, "batch window features"] | None = None,
+        return_state: bool = False,
+    ) -> Any:
+        """Convolve `x`.
+
+        Args:
+            x: the inputs.
+            document_borders: true at the first token of a document: no tap and no window reaches across it.
+            mask: false at padding, which is skipped as if it were not there (its outputs are arbitrary, but finite).
+            state: the last K - 1 inputs before `x`; zeros if None.
+            return_state: also return the window after `x`.
+
+        Returns:
+            y (batch, seq, features), or (y, window).
+        """
+        cfg, dtype = self.config, self.config._dtype
+        x = x.astype(dtype)
+        taps = cfg.kernel_size
+        if taps == 0:
+            window = self.init_state(x.shape[0], x.shape[-1]) if state is None else state
+            return (x, window) if return_state else x
+
+        features = x.shape[-1]
+        if cfg.feature_dim not in (None, features):
+            raise ValueError(
+                f"the input has {features} features, but CausalConv1dConfig.feature_dim is {cfg.feature_dim}"
+            )
+        fan_in = taps * (features if cfg.channel_mixing else 1)
+        init = uniform_init(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        kernel = self.param("kernel", init, (taps, fan_in // taps, features))
+        bias = self.param("bias", init, (features,)) if cfg.causal_conv_bias else None
+
+        if mask is not None:
+            # Padding anywhere: convolve the valid tokens, moved together to the left, then put the results back.
+            order = jnp.argsort(~mask, axis=1, stable=True)
+            x = jnp.take_along_axis(x, order[..., None], axis=1)
+            if document_borders is not None:
+                document_borders = jnp.take_along_axis(document_borders & mask, order, axis=1)
+        segments = None if document_borders is None else _segments(document_borders, taps)
+        extended = _prepend(x, state, taps)
+        y = _shifted_sum(extended, kernel, segments, x.shape[1])
+        y = (y if bias is None else y + bias).astype(dtype)
+        if mask is not None:
+            rank = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+            y = jnp.take_along_axis(y, rank[..., None], axis=1)
+        if not return_state:
+            return y
+        return y, _last_window(extended, segments, mask, taps)
+
+
+def _segments(borders: Bool[Array, "batch seq"], taps: int) -> Int[Array, "batch window_and_seq"]:
+    """The number of the document that each entry of window and sequence belongs to; that of the window is 0."""
+    return jnp.pad(jnp.cumsum(borders, axis=1), ((0, 0), (taps - 1, 0)))
+
+
+def _prepend(x: Array, window: Array | None, taps: int) -> Array:
+    if window is None:
+        return jnp.pad(x, ((0, 0), (taps - 1, 0), (0, 0)))
+    return jnp.concatenate([window.astype(x.dtype), x], axis=1)
+
+
+def _shifted_sum(extended: Array, kernel: Array, segments: Array | None, length: int) -> Array:
+    taps, wide = kernel.shape[0], jnp.promote_types(extended.dtype, jnp.float32)
+    mixing = kernel.shape[1] != 1
+    total = jnp.zeros((), wide)
+    for tap in range(taps):
+        shifted = extended[:, tap : tap + length]
+        if segments is not None:
+            same = segments[:, tap : tap + length] == segments[:, taps - 1 : taps - 1 + length]
+            shifted = jnp.where(same[..., None], shifted, 0)
+        if mixing:
+            term = jnp.matmul(shifted, kernel[tap].astype(extended.dtype), preferred_element_type=wide)
+        else:
+            term = shifted.astype(wide) * kernel[tap, 0]
+        total = total + term
+    return total
+
+
+def _last_window(extended: Array, segments: Array | None, mask: Array | None, taps: int) -> Array:
+    """The K - 1 inputs before the next token: those at the end of the valid ones, without an earlier document's."""
+    size = taps - 1
+    if mask is None:
+        window = extended[:, extended.shape[1] - size :]
+        of_window = None if segments is None else segments[:, extended.shape[1] - size :]
+    else:
+        index = jnp.sum(mask, axis=1)[:, None] + jnp.arange(size)
+        window = jnp.take_along_axis(extended, index[..., None], axis=1)
+        of_window = None if segments is None else jnp.take_along_axis(segments, index, axis=1)
+    if of_window is not None:
+        window = jnp.where((of_window == of_window[:, -1:])[..., None], window, 0)
+    return window

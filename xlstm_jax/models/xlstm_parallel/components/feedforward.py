@@ -1,0 +1,111 @@
+"""The feed-forward layer of a block, plain or gated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from xlstm_jax.config import ConfigError, check_choice, check_number, check_types, near_miss
+from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, check_one_device
+from xlstm_jax.models.shared.init import InitDistribution, InitFnName, create_common_init_fn, small_init
+from xlstm_jax.models.shared.linear import Linear
+from xlstm_jax.models.xlstm_parallel.utils import UpProjConfigMixin
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": jax.nn.gelu,  # the tanh approximation
+    "relu": jax.nn.relu,
+    "relu^2": lambda x: jnp.square(jax.nn.relu(x)),
+    "sigmoid": jax.nn.sigmoid,
+    "swish": jax.nn.swish,
+    "selu": jax.nn.selu,
+}
+
+
+def get_act_fn(name: str) -> Callable[[Array], Array]:
+    """The activation function of that name.
+
+    Raises:
+        ConfigError: for a name that is not in `ACTIVATIONS`.
+    """
+    if name not in ACTIVATIONS:
+        raise ConfigError(
+            f"act_fn is {name!r}, but must be one of {', '.join(ACTIVATIONS)}{near_miss(name, ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
+
+
+@dataclass
+class FeedForwardConfig(UpProjConfigMixin):
+    proj_factor: float | None = 1.3
+    act_fn: str = "gelu"
+    embedding_dim: int = -1
+    dropout: float = 0.0
+    bias: bool = False
+    init_distribution: InitDistribution = "normal"
+    output_init_fn: InitFnName = "wang"
+    ff_type: Literal["ffn_gated", "ffn"] = "ffn_gated"
+    dtype: str = "bfloat16"
+    parallel: ParallelConfig | None = None
+    _num_blocks: int = field(default=1, repr=False, compare=False)
+    own_dtype_and_dropout: bool = False
+    """False: `dtype` and `dropout` are the model's. True: they are those given here."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choice(self, "act_fn", ACTIVATIONS)
+        check_number(self, "embedding_dim", at_least=-1, integer=True)
+        check_number(self, "dropout", at_least=0, below=1)
+        check_choice(self, "init_distribution", ("normal", "truncated_normal", "uniform"))
+        check_choice(self, "output_init_fn", ("small", "wang", "wang2", "zeros"))
+        check_choice(self, "ff_type", ("ffn_gated", "ffn"))
+        check_choice(self, "dtype", FLOAT_NAMES)
+        check_one_device(self)
+        self._set_proj_up_dim(self.embedding_dim)
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
+
+    def matmul_flops(self) -> int:
+        """Floating-point operations per token in matrix products, forward."""
+        return (3 if self.ff_type == "ffn_gated" else 2) * 2 * self.embedding_dim * (self._proj_up_dim or 0)
+
+
+class FeedForward(nn.Module):
+    """down(act(up(x))), or down(act(gate(x)) * up(x)) for `ff_type="ffn_gated"`.
+
+    Parameters: proj_up, proj_up_gate (gated only), proj_down.
+    """
+
+    config: FeedForwardConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape dim"], *, train: bool = False) -> Float[Array, "*shape dim"]:
+        cfg, dim = self.config, x.shape[-1]
+        width = cfg._proj_up_dim
+        if width is None:
+            missing = "proj_factor" if cfg.proj_factor is None else "embedding_dim"
+            raise ConfigError(
+                f"FeedForwardConfig.{missing} is {getattr(cfg, missing)!r}, but must be set to build the layer"
+            )
+
+        def up(name: str) -> Array:
+            init = small_init(dim, cfg.init_distribution)
+            return Linear(width, init, cfg.bias, cfg._dtype, name=name)(x)
+
+        act = get_act_fn(cfg.act_fn)
+        hidden = act(up("proj_up_gate")) * up("proj_up") if cfg.ff_type == "ffn_gated" else act(up("proj_up"))
+        init = create_common_init_fn(cfg.output_init_fn, dim, cfg._num_blocks, cfg.init_distribution)
+        y = Linear(dim, init, cfg.bias, cfg._dtype, name="proj_down")(hidden)
+        return nn.Dropout(cfg.dropout, deterministic=not train)(y)
+
+
+def create_feedforward(config: FeedForwardConfig, name: str = "ffn") -> FeedForward:
+    """The feed-forward layer of a config."""
+    return FeedForward(config, name=name)

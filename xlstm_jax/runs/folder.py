@@ -1,0 +1,264 @@
+"""`runs/NAME/`: everything that belongs to one training run, and nothing else.
+
+config.json        the resolved config
+environment.json   versions, cores and devices of the last process that trained
+tokenizer/         a copy of the store's tokenizer
+metrics.jsonl      one JSON object a line
+checkpoints/       see `xlstm_jax.runs.checkpoints`
+loss.png           the loss curve
+lock               held by the one process that writes
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from xlstm_jax.config import ConfigError, dumps, from_json
+from xlstm_jax.runs.checkpoints import Checkpoints
+from xlstm_jax.runs.environment import environment_changes, present_environment
+from xlstm_jax.runs.errors import DamagedRunError, RunExistsError, RunNotFoundError
+from xlstm_jax.runs.files import copy_folder, write_atomic
+from xlstm_jax.runs.lock import RunLock
+from xlstm_jax.runs.metrics import MetricsLog
+
+if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
+    from jaxtyping import PyTree
+
+T = TypeVar("T")
+
+
+class RunFolder:
+    """The paths and the small files of a run. Making the object touches nothing; see `create` and `open`."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.environment_path = self.path / "environment.json"
+        self.tokenizer_dir = self.path / "tokenizer"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.checkpoint_dir = self.path / "checkpoints"
+        self.plot_path = self.path / "loss.png"
+        self.lock_path = self.path / "lock"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    # -- being there --------------------------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder is a run (a config was written)."""
+        return self.config_path.is_file()
+
+    def create(self) -> Self:
+        """Make the folder; one that is empty, or a run already, is fine.
+
+        Raises:
+            RunExistsError: if the path is a file, or a folder with other things in it.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunExistsError(f"{self.path} is a file, but a run is a folder")
+        if self.path.is_dir() and not self.exists:
+            ours = {self.lock_path.name, self.tokenizer_dir.name, self.environment_path.name}  # a start that was killed
+            others = sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.endswith(".tmp"))
+            if others:
+                raise RunExistsError(
+                    f"{self.path} is not a run (it has {others[0]!r}, but no config.json); choose another name"
+                )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunExistsError(f"{self.path} cannot be made: {error.strerror}") from error
+        return self
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """The run at `path`.
+
+        Raises:
+            RunNotFoundError: if there is no such folder, or it is not a run; neighbours are named.
+        """
+        run = cls(path)
+        if run.exists:
+            return run
+        if run.path.is_dir():
+            problem = f"{run.path} is not a run: it has no config.json"
+        elif run.path.exists():
+            problem = f"{run.path} is a file, but a run is a folder"
+        else:
+            problem = f"there is no run {run.path}"
+        place = run.path if run.path.is_dir() else run.path.parent
+        runs = sorted(p.name for p in place.iterdir() if cls(p).exists) if place.is_dir() else []
+        hint = f" (runs in {place}: {', '.join(runs[:8])}{', ...' if len(runs) > 8 else ''})" if runs else ""
+        raise RunNotFoundError(problem + hint)
+
+    def lock(self) -> RunLock:
+        """The lock of the one writer, to be used as `with run.lock(): ...`."""
+        return RunLock(self.lock_path)
+
+    # -- config -------------------------------------------------------------------------------------------------------
+
+    def write_config(self, config: Any) -> None:
+        """Write a config (a dataclass, or its JSON dict), atomically."""
+        write_atomic(self.config_path, dumps(config))
+
+    def read_config_json(self) -> dict[str, Any]:
+        """The config as a JSON dict.
+
+        Raises:
+            RunNotFoundError: if there is no such run.
+            DamagedRunError: if the file is not a JSON object.
+        """
+        return _read_object(type(self).open(self.path).config_path)
+
+    def read_config(self, target: type[T]) -> T:
+        """The config as an object of the dataclass `target`, equal to the one written.
+
+        Raises:
+            RunNotFoundError: if there is no such run.
+            DamagedRunError: if the file cannot be read as `target`, naming the field.
+        """
+        data = self.read_config_json()
+        try:
+            return from_json(target, data)
+        except ConfigError as error:
+            raise DamagedRunError(f"{self.config_path} cannot be used: {error}") from error
+
+    # -- environment --------------------------------------------------------------------------------------------------
+
+    def write_environment(self, environment: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Record the environment (the present one if None)."""
+        record = dict(present_environment() if environment is None else environment)
+        write_atomic(self.environment_path, json.dumps(record, indent=2) + "\n")
+        return record
+
+    def environment_changes(self, present: Mapping[str, Any] | None = None) -> list[str]:
+        """What differs from the recorded environment, a sentence each; empty if nothing was recorded.
+
+        Raises:
+            DamagedRunError: if the record is not a JSON object.
+        """
+        if not self.environment_path.is_file():
+            return []
+        recorded = _read_object(self.environment_path)
+        return environment_changes(recorded, present_environment() if present is None else present)
+
+    # -- tokenizer ----------------------------------------------------------------------------------------------------
+
+    def copy_tokenizer(self, source: str | Path) -> None:
+        """Copy a tokenizer's folder into the run; a run that has the same one already keeps it.
+
+        Raises:
+            RunNotFoundError: if `source` is not a folder.
+            RunExistsError: if the run has another tokenizer.
+        """
+        source = Path(source)
+        if not source.is_dir():
+            raise RunNotFoundError(f"there is no tokenizer folder {source}")
+        if not self.tokenizer_dir.exists():
+            copy_folder(source, self.tokenizer_dir)
+        elif not _same_folder(source, self.tokenizer_dir):
+            raise RunExistsError(f"{self.path} was trained with another tokenizer than that of {source}")
+
+    # -- what grows ---------------------------------------------------------------------------------------------------
+
+    def metrics(self) -> MetricsLog:
+        return MetricsLog(self.metrics_path)
+
+    def checkpoints(
+        self, *, keep: int = 3, read_only: bool = False, say: Callable[[str], None] | None = None
+    ) -> Checkpoints:
+        """The checkpoints; who does not hold the lock must say `read_only=True`."""
+        return Checkpoints(self.checkpoint_dir, keep=keep, read_only=read_only, say=say)
+
+    def read_params(
+        self, step: int | None = None, target: PyTree | None = None, say: Callable[[str], None] | None = None
+    ) -> tuple[int, Any, dict[str, Any]]:
+        """The parameters of the newest good checkpoint (or of `step`), also while the run trains.
+
+        Only the files of the part `"params"` are read, and verified first; damaged checkpoints are passed over.
+
+        Returns:
+            (step, params, extra): params as nested dicts of arrays, or in the structure of `target`.
+
+        Raises:
+            NoCheckpointError, DamagedCheckpointError, StateMismatchError: as `Checkpoints.restore`.
+        """
+        type(self).open(self.path)
+        return self.checkpoints(read_only=True, say=say).restore_part("params", target, step)
+
+    def fork(self, path: str | Path, config: Any, step: int | None = None) -> RunFolder:
+        """A new run that starts from this one's newest good checkpoint (or that of `step`), with another config.
+
+        Tokenizer, environment and the metrics up to the checkpoint come along. The new folder appears complete or not
+        at all; this run is only read.
+
+        Raises:
+            RunExistsError: if there is something at `path`.
+            CheckpointError: if there is no good checkpoint to start from.
+        """
+        type(self).open(self.path)
+        new = RunFolder(path)
+        if new.path.exists():
+            raise RunExistsError(f"{new.path} exists already; choose another name for the copy")
+        new.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = RunFolder(new.path.with_name(f".{new.path.name}.{os.getpid()}.tmp"))
+        draft.path.mkdir()
+        try:
+            found = self._copy_checkpoint(draft, step)
+            for name in (self.tokenizer_dir.name, self.environment_path.name, self.metrics_path.name):
+                source = self.path / name
+                if source.exists():
+                    (shutil.copytree if source.is_dir() else shutil.copyfile)(source, draft.path / name)
+            draft.metrics().cut_after(found)
+            draft.write_config(config)
+            os.rename(draft.path, new.path)
+        except BaseException:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            raise
+        return new
+
+    def _copy_checkpoint(self, target: RunFolder, step: int | None) -> int:
+        source = self.checkpoints(read_only=True)
+        for attempt in range(10):
+            found, folder = source.verified(step)
+            shutil.rmtree(target.checkpoint_dir, ignore_errors=True)
+            target.checkpoint_dir.mkdir()
+            try:
+                shutil.copytree(folder, target.checkpoint_dir / folder.name)
+                target.checkpoints(read_only=True).verified(found)
+                return found
+            except (shutil.Error, FileNotFoundError):
+                # Rotated away while it was copied: there is a newer one.
+                if folder.exists() or attempt == 9:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DamagedRunError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedRunError(f"{path} is damaged: it is not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise DamagedRunError(f"{path} is damaged: it holds a {type(data).__name__} instead of an object")
+    return data
+
+
+def _same_folder(one: Path, other: Path) -> bool:
+    def names(folder: Path) -> set[Path]:
+        return {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
+
+    files = names(one)
+    return files == names(other) and all(filecmp.cmp(one / f, other / f, shallow=False) for f in files)

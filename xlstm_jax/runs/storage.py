@@ -1,0 +1,153 @@
+"""The only place that knows Orbax: named arrays to files and back, part by part."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xlstm_jax.runs.errors import CheckpointError
+from xlstm_jax.runs.tree import (
+    Layout,
+    Names,
+    as_saved,
+    check_fit,
+    flat,
+    layout,
+    like_target,
+    named_leaves,
+    nested,
+    refuse,
+    shown,
+)
+
+if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
+    from jaxtyping import PyTree
+
+
+class AsyncWriter:
+    """Writes the parts of a state into a folder in the background, one state at a time."""
+
+    def __init__(self) -> None:
+        self._checkpointer: Any = None
+
+    def start(self, folder: Path, state: Mapping[str, Mapping[Names, Any]]) -> None:
+        """Copy the arrays off their devices, then go on writing in the background.
+
+        When this returns, the arrays may be changed or given away (donated). Arrays without elements are left out:
+        Orbax does not store them, and their layout says everything.
+        """
+        ocp = _orbax()
+        if self._checkpointer is None:
+            self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        parts = {part: {n: _own(a) for n, a in leaves.items() if layout(a).size} for part, leaves in state.items()}
+        items = {part: ocp.args.StandardSave(nested(leaves)) for part, leaves in parts.items() if leaves}
+        if items:
+            self._checkpointer.save(folder.absolute(), args=ocp.args.Composite(**items))
+
+    def finish(self) -> None:
+        """Wait until the files are written; raises what went wrong."""
+        if self._checkpointer is not None:
+            self._checkpointer.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and end the threads behind it."""
+        if self._checkpointer is not None:
+            checkpointer, self._checkpointer = self._checkpointer, None
+            checkpointer.close()
+
+
+def read_part(folder: Path, part: str, saved: Mapping[Names, Layout], target: PyTree | None) -> Any:
+    """One part of a state, out of the folder that `AsyncWriter` filled.
+
+    Args:
+        folder: the folder of all parts.
+        part: the name of the part.
+        saved: the layouts of its arrays, all of them.
+        target: abstract or concrete arrays in the structure to return; None for nested dicts. A sharding given there
+            says where an array goes; the others go to the default device, uncommitted.
+
+    Raises:
+        StateMismatchError: if `target` has other names, shapes or dtypes.
+    """
+    if target is None:
+        return as_saved(_read_arrays(folder, part, saved, {}))
+    wanted = named_leaves(part, target)
+    check_fit(folder, part, saved, wanted)
+    return like_target(target, _read_arrays(folder, part, saved, {n: _sharding(leaf) for n, leaf in wanted.items()}))
+
+
+def _sharding(leaf: Any) -> Any:
+    import jax
+
+    # An array that nobody has placed on purpose says nothing about where to put the restored one.
+    abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+    return getattr(leaf, "sharding", None) if abstract or getattr(leaf, "committed", False) else None
+
+
+def _read_arrays(
+    folder: Path, part: str, saved: Mapping[Names, Layout], shardings: Mapping[Names, Any]
+) -> dict[Names, Any]:
+    ocp = _orbax()
+    import jax
+    import jax.numpy as jnp
+
+    items, arguments = {}, {}
+    for names, array in saved.items():
+        if not array.size:
+            continue
+        dtype = jnp.dtype(array.dtype)
+        sharding = shardings.get(names)
+        items[names] = jax.ShapeDtypeStruct(array.shape, dtype, sharding=sharding)
+        arguments[names] = (
+            ocp.RestoreArgs(restore_type=np.ndarray)
+            if sharding is None
+            else ocp.ArrayRestoreArgs(sharding=sharding, global_shape=array.shape, dtype=dtype)
+        )
+    found: dict[Names, Any] = {}
+    if items:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.restore(
+                (folder / part).absolute(),
+                args=ocp.args.PyTreeRestore(item=nested(items), restore_args=nested(arguments)),
+            )
+        found = dict(flat(tree))
+    arrays = {}
+    for names, wanted in saved.items():
+        value = found[names] if wanted.size else jnp.zeros(wanted.shape, jnp.dtype(wanted.dtype))
+        if layout(value) != wanted:
+            refuse(folder, [f"{shown(part, names)} was read as {layout(value)} instead of {wanted}"])
+        arrays[names] = _on_device(value) if shardings.get(names) is None else value
+    return arrays
+
+
+def _on_device(value: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    settings: Any = jax.config
+    # JAX cuts 64-bit types down unless told otherwise; these stay NumPy arrays.
+    wide = value.dtype in (np.int64, np.uint64, np.float64, np.complex128)
+    return value if wide and not settings.jax_enable_x64 else jnp.asarray(value)
+
+
+def _own(array: Any) -> Any:
+    # A NumPy array may be changed by its owner while it is being written.
+    return np.array(array) if isinstance(array, (np.ndarray, np.generic)) else array
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:  # an installation without its dependencies
+        raise CheckpointError(f"checkpoints need orbax-checkpoint, which cannot be imported: {error}") from error
+
+    # Orbax logs the tracebacks of errors that it raises as well. The person at the terminal should see one sentence,
+    # unless somebody has asked for these logs by setting their level.
+    logger = logging.getLogger("absl")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
+    return ocp

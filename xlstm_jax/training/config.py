@@ -1,0 +1,189 @@
+"""What an experiment is: the model, its data, its optimizer and its training, in dataclasses that check themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from xlstm_jax.config import ConfigError, check_choice, check_number, from_json, to_json
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
+
+VOCAB_MULTIPLE = 64
+"""A vocabulary size taken from a tokenizer is rounded up to this: matrix products like even widths."""
+
+
+@dataclass
+class DataConfig:
+    """The text to learn from, and how it becomes tokens."""
+
+    sources: tuple[str, ...] = ("stdlib",)
+    """Files, folders or globs; `stdlib` stands for the sources of the running Python's standard library."""
+    store: str | None = None
+    """Folder of the token store; a name under `stores/` that follows from the fields below if not given."""
+    tokenizer: str = "bpe"
+    """`bytes`, `bpe` (trained on the sources) or the path of a tokenizer.json."""
+    vocab_size: int = 4096
+    """Size of the vocabulary that `bpe` trains; other tokenizers bring their own."""
+    validation_fraction: float = 0.02
+    """Share of the documents (chosen by hash) that is held out."""
+    seed: int = 0
+    """Fixes the order of the documents and which are held out."""
+    mask_crossing: bool = False
+    """Leave the first token of each document out of the loss: only the document before could tell of it."""
+
+    fingerprint: str | None = None
+    """Of the store's content; filled in when a run begins, so that it cannot go on with another text."""
+
+    def __post_init__(self) -> None:
+        self.sources = tuple(self.sources)
+        check_number(self, "vocab_size", at_least=257, integer=True)
+        check_number(self, "validation_fraction", at_least=0, below=1)
+        check_number(self, "seed", at_least=0, integer=True)
+        if not self.sources and self.store is None:
+            raise ConfigError("DataConfig.sources is empty and DataConfig.store is not given; one of them must be")
+        if not self.tokenizer:
+            raise ConfigError("DataConfig.tokenizer is empty, but must be 'bytes', 'bpe' or a path")
+
+    def store_path(self) -> Path:
+        """Where the token store lies: as given, or a readable name under `stores/` that no other request shares."""
+        if self.store is not None:
+            return Path(self.store)
+        request = to_json(dataclasses.replace(self, store=None, mask_crossing=False, fingerprint=None))
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
+        tokenizer = f"bpe{self.vocab_size}" if self.tokenizer == "bpe" else Path(self.tokenizer).stem
+        words = [Path(source).name or source for source in self.sources[:2]] + [tokenizer]
+        return Path("stores") / f"{re.sub('[^A-Za-z0-9.]+', '-', '-'.join(words)).strip('-.')}-{digest}"
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with decoupled weight decay (scaled by the learning rate), clipping by the global norm and a schedule."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = 1e-3
+    """Learning rate at its peak."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls from its peak after the warm-up to `end_lr_factor` of it at the last step."""
+    warmup_steps: int = 100
+    end_lr_factor: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_mask: Literal["kernels", "all"] = "kernels"
+    """What decays: `kernels` as in the published runs (no embedding, norm or bias), or every parameter."""
+    grad_clip_norm: float | None = 1.0
+    """Gradients of a larger global norm are scaled down to it."""
+
+    def __post_init__(self) -> None:
+        self.betas = tuple(self.betas)  # type: ignore[assignment]
+        check_choice(self, "name", ("adamw",))
+        check_choice(self, "schedule", ("cosine", "linear", "constant"))
+        check_choice(self, "decay_mask", ("kernels", "all"))
+        check_number(self, "lr", above=0)
+        check_number(self, "warmup_steps", at_least=0, integer=True)
+        check_number(self, "end_lr_factor", at_least=0, at_most=1)
+        check_number(self, "eps", above=0)
+        check_number(self, "weight_decay", at_least=0)
+        check_number(self, "grad_clip_norm", above=0, optional=True)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"OptimizerConfig.betas is {self.betas!r}, but must be two numbers >= 0 and < 1")
+
+
+@dataclass
+class TrainingConfig:
+    """How long and in what portions a model is trained, and what is written down on the way."""
+
+    steps: int = 1000
+    batch_size: int = 8
+    """Rows in one step."""
+    seq_len: int | None = None
+    """Tokens in a row; the model's `context_length` if not given."""
+    accumulate: int = 1
+    """Micro-batches that a step's rows are cut into; the result is that of the whole batch, with less memory."""
+    seed: int = 0
+    """Fixes the initial parameters, the order of the rows and the dropout."""
+    eval_every: int = 100
+    """Steps between two looks at the held-out text; 0 for one at the end alone."""
+    eval_tokens: int | None = 65536
+    """Held-out tokens to read (whole documents) on the way; all of them if not given. The end reads all."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints; the last step always makes one. 0 for the last one alone."""
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    """Steps between two lines when the output is not a terminal; metrics.jsonl has every step."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts that the trained model continues when training ends."""
+
+    def __post_init__(self) -> None:
+        self.sample_prompts = tuple(self.sample_prompts)
+        for name in ("steps", "batch_size", "accumulate", "keep_checkpoints", "log_every"):
+            check_number(self, name, at_least=1, integer=True)
+        for name in ("seed", "eval_every", "checkpoint_every"):
+            check_number(self, name, at_least=0, integer=True)
+        check_number(self, "seq_len", at_least=1, integer=True, optional=True)
+        check_number(self, "eval_tokens", at_least=1, integer=True, optional=True)
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"TrainingConfig.accumulate is {self.accumulate!r}, but must divide batch_size = {self.batch_size}"
+            )
+
+
+@dataclass
+class Experiment:
+    """Everything that a run is made from; what presets return and what a run folder keeps as config.json."""
+
+    model: xLSTMLMModelConfig = field(default_factory=xLSTMLMModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.training.seq_len is None and self.model.context_length < 1:
+            raise ConfigError(
+                f"model.context_length is {self.model.context_length!r}, but must be a whole number >= 1 "
+                "(or give training.seq_len)"
+            )
+        warmup, steps = self.optimizer.warmup_steps, self.training.steps
+        if warmup > steps:
+            raise ConfigError(f"optimizer.warmup_steps is {warmup}, but must be <= training.steps = {steps}")
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens in a training row."""
+        return self.training.seq_len or self.model.context_length
+
+    def to_dict(self) -> dict[str, Any]:
+        """The experiment as JSON values."""
+        return to_json(self, "experiment")
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: for an unknown field or a value that does not fit, naming it.
+        """
+        return from_json(cls, data, "experiment")
+
+
+def with_vocabulary(experiment: Experiment, vocab_size: int) -> Experiment:
+    """A copy whose model fits a tokenizer of `vocab_size` tokens: a model size of -1 becomes it, rounded up to 64.
+
+    Raises:
+        ConfigError: if the model's own vocabulary is smaller than the tokenizer's.
+    """
+    model = experiment.model
+    if model.vocab_size == -1:
+        rounded = -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        return dataclasses.replace(experiment, model=dataclasses.replace(model, vocab_size=rounded))
+    if model.vocab_size < vocab_size:
+        raise ConfigError(
+            f"model.vocab_size is {model.vocab_size}, but the tokenizer has {vocab_size} tokens; "
+            "give at least that, or -1 to take the tokenizer's"
+        )
+    return experiment

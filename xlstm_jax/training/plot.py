@@ -1,0 +1,72 @@
+"""The picture of a run: training and held-out loss over its steps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MOST_POINTS = 400
+"""A curve of more points is averaged in groups: a fine line shows more than a thick band."""
+
+
+def plot_loss(records: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
+    """Draw `loss` and `validation_loss` of the records of a metrics.jsonl into a PNG, which appears complete.
+
+    Args:
+        records: what `MetricsLog.read` returns; without any loss in them nothing is drawn.
+        path: the picture; one that is there is replaced.
+        title: stands above it.
+    """
+    training = _curve(records, "loss")
+    held_out = _curve(records, "validation_loss")
+    if not training and not held_out:
+        return
+    # Late: it takes half a second, and `Figure` without pyplot needs no display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if training:
+        axes.plot(*zip(*training, strict=True), color="0.85", linewidth=0.8, label="_every step")
+        axes.plot(*zip(*_averaged(training), strict=True), color="tab:blue", linewidth=1.6, label="training")
+    if held_out:
+        axes.plot(
+            *zip(*held_out, strict=True), color="tab:orange", linewidth=1.8, marker="o", markersize=4, label="held out"
+        )
+        step, loss = held_out[-1]
+        axes.annotate(
+            f"{loss:.3f}", (step, loss), xytext=(-4, 8), textcoords="offset points", ha="right", color="tab:orange"
+        )
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    _leave_out_the_first_fall(axes, training)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _curve(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(r["step"], r[key]) for r in records if r.get(key) is not None and "step" in r]
+
+
+def _averaged(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    group = max(1, -(-len(points) // MOST_POINTS), len(points) // 100)
+    pieces = [points[i : i + group] for i in range(0, len(points), group)]
+    return [(sum(s for s, _ in p) / len(p), sum(v for _, v in p) / len(p)) for p in pieces]
+
+
+def _leave_out_the_first_fall(axes: Any, points: Sequence[tuple[int, float]]) -> None:
+    """Cut the axis below the first steps' loss: else their fall fills the picture and the rest is a flat line."""
+    later = [v for _, v in points[len(points) // 20 :]]
+    if len(later) >= 20:
+        low, high = min(later), max(later)
+        axes.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)

@@ -1,0 +1,99 @@
+"""One training step: micro-batches in, the next state and its metrics out, compiled as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from xlstm_jax.training.objective import Rows, loss_sum
+
+
+class TrainState(NamedTuple):
+    """What a step changes and a checkpoint holds."""
+
+    step: Int[Array, ""]
+    """Steps made so far."""
+    params: Any
+    opt_state: optax.OptState
+
+
+class StepMetrics(NamedTuple):
+    """Scalars of one step, still on the device."""
+
+    loss: Float[Array, ""]
+    """Mean nats per target, before the update."""
+    tokens: Int[Array, ""]
+    """Targets that counted."""
+    grad_norm: Float[Array, ""]
+    param_norm: Float[Array, ""]
+    update_norm: Float[Array, ""]
+    finite: Bool[Array, ""]
+    """Whether loss and gradient were finite; where they were not, the state is the one from before the step."""
+
+
+TrainStep = Callable[[TrainState, Rows], tuple[TrainState, StepMetrics]]
+
+
+def init_state(model: Any, optimizer: optax.GradientTransformation, seed: int, tokens: Int[Array, "batch seq"]) -> Any:
+    """Fresh parameters and optimizer state; under `jax.eval_shape` their shapes alone."""
+    params = model.init(jax.random.key(seed), tokens)["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def make_train_step(
+    model: Any, optimizer: optax.GradientTransformation, *, seed: int = 0, accumulate: int = 1, dropout: bool = False
+) -> TrainStep:
+    """The compiled step. Its state argument is donated: the arrays that were passed must not be used again.
+
+    Args:
+        model: a language model with the methods `features` and `head`.
+        optimizer: applied to the gradient of the mean loss.
+        seed: of the dropout, whose random numbers follow from it and from the step's number.
+        accumulate: micro-batches that the rows are cut into; each counts by its tokens, so that the step equals that
+            of the whole batch.
+        dropout: whether the model draws random numbers in training.
+    """
+
+    def gradient(params: Any, rows: Rows, key: Array) -> tuple[Array, Any]:
+        total = jnp.sum(rows.loss_mask, dtype=jnp.int32)
+
+        def mean_loss(params: Any, rows: Rows, key: Array) -> Array:
+            nats = loss_sum(model, params, rows, train=True, dropout_key=key if dropout else None).nats
+            # Divided before the backward pass, where it costs nothing; no target at all gives 0, not 0/0.
+            return nats / jnp.maximum(total, 1).astype(nats.dtype)
+
+        if accumulate == 1:
+            return jax.value_and_grad(mean_loss)(params, rows, key)
+
+        def add(carry: tuple[Array, Any], piece: tuple[Rows, Array]) -> tuple[tuple[Array, Any], None]:
+            return jax.tree.map(jnp.add, carry, jax.value_and_grad(mean_loss)(params, *piece)), None
+
+        pieces = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), rows)
+        zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(jax.value_and_grad(mean_loss), params, rows, key))
+        (loss, grads), _ = jax.lax.scan(add, zero, (pieces, jax.random.split(key, accumulate)))
+        return loss, grads
+
+    def step(state: TrainState, rows: Rows) -> tuple[TrainState, StepMetrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        loss, grads = gradient(state.params, rows, key)
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        proposed = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
+        metrics = StepMetrics(
+            loss=loss,
+            tokens=jnp.sum(rows.loss_mask, dtype=jnp.int32),
+            grad_norm=grad_norm,
+            param_norm=optax.tree.norm(after.params),
+            update_norm=optax.tree.norm(updates),
+            finite=finite,
+        )
+        return after, metrics
+
+    return jax.jit(step, donate_argnums=0)

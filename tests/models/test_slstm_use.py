@@ -48,4 +48,5 @@ def test_quickstart_mixed_is_the_quickstart_with_a_scalar_memory():
     assert mixed.model.block_map == [0, 1, 0, 0]
     assert mixed.model.block_config(1).layer_config().cell_config().reset_at_document_boundaries
     assert dataclasses.replace(mixed.model, slstm_block=None, slstm_at=[]) == plain.model
-    assert (mixed.data, mixed.optimizer, mixed.training) == (plain.data, plain.optimizer, plain.training)
+    assert (mixed.data, mixed.optimizer) == (plain.data, plain.optimizer)
+    assert dataclasses.replace(mixed.training, steps=plain.training.steps) == plain.training

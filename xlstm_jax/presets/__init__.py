@@ -8,10 +8,11 @@ from collections.abc import Callable
 from xlstm_jax.config import ConfigError, near_miss
 from xlstm_jax.presets.quickstart import quickstart, tiny
 from xlstm_jax.presets.quickstart_mixed import quickstart_mixed
+from xlstm_jax.presets.stdlib import stdlib
 from xlstm_jax.training.config import Experiment
 
 _PRESETS: dict[str, Callable[[], Experiment]] = {
-    function.__name__: function for function in (quickstart, quickstart_mixed, tiny)
+    function.__name__: function for function in (quickstart, quickstart_mixed, stdlib, tiny)
 }
 
 __all__ = ["get_preset", "preset_names", "preset_summary"]

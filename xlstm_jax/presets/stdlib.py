@@ -1,0 +1,26 @@
+"""The best model of Python's standard library that a laptop makes in about an hour."""
+
+from __future__ import annotations
+
+from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.training.config import DataConfig, Experiment, OptimizerConfig, TrainingConfig
+
+
+def stdlib() -> Experiment:
+    """Python's standard library in about an hour, on two CPU cores: well under gzip's bits per byte.
+
+    Command: `xlstm train stdlib`.
+    """
+    return Experiment(
+        model=small_v1(dim=384, blocks=6, heads=4, context_length=512),
+        data=DataConfig(sources=("stdlib",), tokenizer="bpe", vocab_size=4096, validation_fraction=0.02),
+        optimizer=OptimizerConfig(lr=2e-3, warmup_steps=100, schedule="cosine", end_lr_factor=0.03, weight_decay=0.1),
+        training=TrainingConfig(
+            steps=2400,
+            batch_size=8,
+            eval_every=200,
+            eval_tokens=65536,
+            checkpoint_every=200,
+            sample_prompts=("def ", "import ", "class "),
+        ),
+    )

@@ -178,6 +178,7 @@ def test_activations(name):
     x = jnp.linspace(-3, 3, 7)
     expected = {
         "gelu": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "gelu_exact": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
         "relu": lambda x: np.maximum(x, 0),
         "relu^2": lambda x: np.maximum(x, 0) ** 2,
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),

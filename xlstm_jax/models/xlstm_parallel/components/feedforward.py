@@ -19,6 +19,7 @@ from xlstm_jax.models.xlstm_parallel.utils import UpProjConfigMixin
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,  # the tanh approximation
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),  # x Φ(x), by the error function
     "relu": jax.nn.relu,
     "relu^2": lambda x: jnp.square(jax.nn.relu(x)),
     "sigmoid": jax.nn.sigmoid,

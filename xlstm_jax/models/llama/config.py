@@ -1,0 +1,124 @@
+"""The config of a Llama-style Transformer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+
+from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
+from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, SubModelConfig, check_one_device
+
+
+@dataclass
+class LlamaConfig(SubModelConfig):
+    """A decoder of RMSNorm, rotary positions and SwiGLU (Touvron et al., arXiv 2302.13971).
+
+    It has `embedding_dim / head_dim` query heads.
+    """
+
+    embedding_dim: int = 768
+    num_blocks: int = 12
+    vocab_size: int = -1
+    """Number of tokens; must be set to build the model."""
+    context_length: int = -1
+    """Length of training sequences, and of the key-value cache where no other length is asked for."""
+    head_dim: int = 128
+    """Size of a head; must divide embedding_dim, and be even for the rotary positions."""
+    num_kv_heads: int | None = None
+    """Heads of keys and values, each shared by a group of query heads (arXiv 2305.13245); None: one a query head."""
+    qk_norm: bool = False
+    """RMSNorm on queries and keys, head by head, before the rotation."""
+    theta: float = 1e4
+    """Base of the rotary frequencies."""
+    ffn_dim: int | None = None
+    """Width of the feed-forward layer; None: 8/3 of embedding_dim times `ffn_dim_multiplier`, rounded up to a multiple
+    of `ffn_multiple_of`."""
+    ffn_multiple_of: int = 64
+    ffn_dim_multiplier: float = 1.0
+    use_bias: bool = False
+    """Biases in every linear map of the blocks."""
+    norm_eps: float = 1e-6
+    tie_weights: bool = False
+    """Use the embedding as the head's kernel."""
+    logits_soft_cap: float | None = None
+    """Soft cap for the logits; None for no cap."""
+    lm_head_dtype: str = "float32"
+    """Dtype of the product with the head; logits are float32."""
+    mask_across_document_boundaries: bool = True
+    """No token sees those of another document, and each document's positions begin at 0."""
+    attention_scale: Literal["head_dim", "num_heads"] = "head_dim"
+    """What queries times keys are divided by the square root of; "num_heads" is for weights that were trained so."""
+    scan_blocks: bool = False
+    """Compile one block and scan over it; the parameters of all blocks lie in one array along a leading axis."""
+    dropout: float = 0.0
+    """Rate of the dropout after each layer, on in training only."""
+    add_embedding_dropout: bool = False
+    """Dropout, at the rate `dropout`, on the embedded tokens too."""
+    weight_decay_on_embedding: bool = False
+    """Whether the optimizer decays the embedding."""
+    dtype: str = "float32"
+    """Dtype of activations and of the cache; parameters are float32."""
+    parallel: ParallelConfig | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("embedding_dim", "num_blocks", "head_dim", "ffn_multiple_of"):
+            check_number(self, name, at_least=1, integer=True)
+        for name in ("num_kv_heads", "ffn_dim"):
+            check_number(self, name, at_least=1, integer=True, optional=True)
+        if self.vocab_size != -1:
+            check_number(self, "vocab_size", at_least=1, integer=True)
+        check_number(self, "context_length", at_least=-1, integer=True)
+        for name in ("theta", "ffn_dim_multiplier", "norm_eps"):
+            check_number(self, name, above=0)
+        check_number(self, "logits_soft_cap", above=0, optional=True)
+        check_number(self, "dropout", at_least=0, below=1)
+        check_choice(self, "attention_scale", ("head_dim", "num_heads"))
+        for name in ("dtype", "lm_head_dtype"):
+            check_choice(self, name, FLOAT_NAMES)
+        if self.head_dim % 2:
+            raise ConfigError(f"LlamaConfig.head_dim is {self.head_dim}, but must be even for the rotary positions")
+        if self.embedding_dim % self.head_dim:
+            raise ConfigError(
+                f"LlamaConfig.head_dim is {self.head_dim}, but must divide embedding_dim = {self.embedding_dim}"
+            )
+        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"LlamaConfig.num_kv_heads is {self.num_kv_heads}, but must divide the number of query heads, "
+                f"embedding_dim / head_dim = {self.num_heads}"
+            )
+        check_one_device(self)
+
+    @property
+    def num_heads(self) -> int:
+        """Number of query heads."""
+        return self.embedding_dim // self.head_dim
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def ffn_width(self) -> int:
+        """Width of the feed-forward layer."""
+        if self.ffn_dim is not None:
+            return self.ffn_dim
+        width = int(self.ffn_dim_multiplier * int(8 * self.embedding_dim / 3))
+        return math.ceil(width / self.ffn_multiple_of) * self.ffn_multiple_of
+
+    @property
+    def qk_scale(self) -> float:
+        """The factor of queries times keys."""
+        return (self.head_dim if self.attention_scale == "head_dim" else self.num_heads) ** -0.5
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
+
+    @property
+    def _lm_head_dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.lm_head_dtype)

@@ -16,12 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
-
-
-class WeightsError(ValueError):
-    """Weights that do not fit the model; the message names every tensor that is missing, surplus or mis-shaped."""
 
 
 class _Source(NamedTuple):

@@ -1,0 +1,411 @@
+"""Safetensors files, and folders of them, as lazily read tensors; and tensors as such files, one at a time.
+
+A file is a length (8 bytes, little endian), a JSON header of that length and the values. The header gives each tensor's
+dtype, shape and place. A larger model is cut into shards, and `model.safetensors.index.json` says which tensor is in
+which. Nothing here trusts a file: its sizes, places and names are checked before a value is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from xlstm_jax.hub.errors import WeightsError, refuse
+from xlstm_jax.runs.files import sync_folder
+from xlstm_jax.runs.space import bytes_in_words
+
+INDEX_NAME = "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000
+"""Values in one shard, at most; a larger tensor has a shard of its own."""
+
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+_MAX_HEADER = 100_000_000
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a file: what the header says of it. No value is read before `read`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    path: Path
+    start: int
+    """Of its values, in bytes from the beginning of the file."""
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        """The values, in memory of their own.
+
+        They are read rather than mapped: pages of a mapped file stay in the process's memory when nobody needs them.
+
+        Raises:
+            WeightsError: if the file has become shorter, or cannot be read.
+        """
+        try:
+            values = np.fromfile(self.path, np.uint8, self.nbytes, offset=self.start)
+        except OSError as error:
+            raise WeightsError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        if values.size != self.nbytes:
+            raise WeightsError(f"{self.path} ends inside the tensor {self.name!r}: it has been cut off meanwhile")
+        return values.view(self.dtype).reshape(self.shape)
+
+
+def open_tensors(path: str | Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file, or of a folder with one file or with shards and their index.
+
+    Only headers are read.
+
+    Raises:
+        WeightsError: if a file is missing, damaged or cut off, or the shards are not those of the index; it names all
+            the files and tensors.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _read_headers([path], f"{path} cannot be used")
+    if not path.is_dir():
+        raise WeightsError(f"there is no file or folder {path}")
+    files = sorted(path.glob("*.safetensors"))
+    indices = sorted(path.glob("*.safetensors.index.json"))
+    if len(indices) > 1:
+        raise WeightsError(f"{path} has several indices ({', '.join(i.name for i in indices)}); which one holds?")
+    if indices:
+        return _read_shards(indices[0], files)
+    if not files:
+        pickled = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        hint = f" ({pickled[0]} can hold any program and is not read: save it as safetensors)" if pickled else ""
+        raise WeightsError(f"{path} has no *.safetensors file{hint}")
+    if len(files) > 1:
+        raise WeightsError(
+            f"{path} has {len(files)} *.safetensors files ({files[0].name}, {files[1].name}, ...), but no {INDEX_NAME} "
+            "that says which belong together"
+        )
+    return _read_headers(files, f"{path} cannot be used")
+
+
+def _read_shards(index: Path, files: list[Path]) -> dict[str, StoredTensor]:
+    content, problems = _json_object(_bytes(index), index)
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        problems.append(f"{index} has no 'weight_map' from tensors' names to files' names")
+        weight_map = {}
+    what = f"{index.parent} cannot be used"
+    refuse(what, problems)
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        if Path(shard).name != shard:
+            problems.append(f"{index.name} names the file {shard!r}, which is not in the folder")
+        elif not (index.parent / shard).is_file():
+            names = [name for name, file in weight_map.items() if file == shard]
+            problems.append(f"{shard} is missing, which {index.name} names for {names[0]!r}{_and_more(names)}")
+    problems += [f"{file.name} is not named in {index.name}" for file in files if file.name not in shards]
+    refuse(what, problems)
+    tensors = _read_headers([index.parent / shard for shard in shards], what)
+    for name, shard in weight_map.items():
+        if name not in tensors:
+            problems.append(f"missing: {name}, which {index.name} says is in {shard}")
+        elif tensors[name].path.name != shard:
+            problems.append(f"misplaced: {name} is in {tensors[name].path.name}, but {index.name} says in {shard}")
+    problems += [
+        f"surplus: {tensor.path.name} holds {name}, which {index.name} does not name"
+        for name, tensor in tensors.items()
+        if name not in weight_map
+    ]
+    refuse(what, problems)
+    return tensors
+
+
+def _read_headers(paths: Iterable[Path], what: str) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    problems: list[str] = []
+    for path in paths:
+        for tensor in _read_header(path, problems):
+            if tensor.name in tensors:
+                problems.append(
+                    f"duplicate: {tensor.name} is in {tensors[tensor.name].path.name} and in {path.name} as well"
+                )
+            tensors[tensor.name] = tensor
+    refuse(what, problems)
+    return tensors
+
+
+def _read_header(path: Path, problems: list[str]) -> list[StoredTensor]:
+    """The tensors that the file's header lists; what is wrong with the file goes to `problems`."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _MAX_HEADER):
+                problems.append(
+                    f"{path.name} has {size} bytes, but its header alone should have {length}: it is cut off, or no "
+                    "safetensors file"
+                )
+                return []
+            header = file.read(length)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    content, wrong = _json_object(header, path)
+    problems += wrong
+    content.pop("__metadata__", None)
+    begin, available = 8 + length, size - 8 - length
+    tensors = []
+    for name, entry in content.items():
+        tensor = _parse_entry(name, entry, path, begin, available, problems)
+        if tensor is not None:
+            tensors.append(tensor)
+    if wrong or len(tensors) < len(content):
+        return tensors
+    end, last = begin, "the header"
+    for tensor in sorted(tensors, key=lambda t: (t.start, t.start + t.nbytes)):
+        if tensor.start < end:
+            problems.append(f"{path.name}: the values of {tensor.name} overlap those of {last}")
+        elif tensor.start > end:
+            problems.append(f"{path.name}: {tensor.start - end} bytes before {tensor.name} belong to no tensor")
+        end, last = max(end, tensor.start + tensor.nbytes), tensor.name
+    if end < size:
+        problems.append(f"{path.name}: {size - end} bytes at its end belong to no tensor")
+    return tensors
+
+
+def _parse_entry(
+    name: str, entry: Any, path: Path, begin: int, available: int, problems: list[str]
+) -> StoredTensor | None:
+    place = f"{path.name}: {name}"
+    try:
+        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
+            raise TypeError
+    except (TypeError, KeyError, ValueError):
+        problems.append(f"{place} has no valid dtype, shape and data_offsets, but {json.dumps(entry)[:200]}")
+        return None
+    if dtype not in DTYPES:
+        problems.append(f"{place} has the dtype {dtype!r}, which is none of {', '.join(DTYPES)}")
+        return None
+    nbytes = math.prod(shape) * DTYPES[dtype].itemsize
+    if end - start != nbytes:
+        problems.append(f"{place} of shape {shape} and dtype {dtype} takes {nbytes} bytes, but has {end - start}")
+        return None
+    if end > available:
+        problems.append(f"{place} ends {end - available} bytes after the end of the file, which must have been cut off")
+        return None
+    return StoredTensor(name, shape, DTYPES[dtype], path, begin + start)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _json_object(text: bytes, path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The object that `text` holds, and what is wrong with it: a name that stands twice would hide the first."""
+    problems: list[str] = []
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in seen:
+                problems.append(f"duplicate: {key} stands twice in {path.name}")
+            seen[key] = value
+        return seen
+
+    try:
+        content = json.loads(text.decode("utf-8"), object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        return {}, [f"{path.name} is damaged: its header is not JSON"]
+    if not isinstance(content, dict):
+        return {}, [f"{path.name} is damaged: its header is not a JSON object"]
+    return content, problems
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor to write. Its values are made when their turn comes, and not kept."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    values: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, NewTensor], shard_bytes: int = SHARD_BYTES) -> list[Path]:
+    """Write `model.safetensors`, or shards of at most `shard_bytes` of values and their index, into a folder.
+
+    One tensor is in memory at a time. The files come into being one after the other; see `appearing_folder`.
+
+    Raises:
+        WeightsError: for a dtype that such files cannot hold, or values that are not as announced.
+    """
+    problems = [
+        f"{name} has the dtype {t.dtype}, which safetensors does not know"
+        for name, t in tensors.items()
+        if np.dtype(t.dtype) not in _NAMES
+    ]
+    refuse(f"nothing was written to {folder}", problems)
+    shards: list[dict[str, NewTensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        return [_write_file(folder / "model.safetensors", shards[0])]
+    paths = [folder / f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    for path, shard in zip(paths, shards, strict=True):
+        _write_file(path, shard)
+    index = {
+        "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
+        "weight_map": {name: path.name for path, shard in zip(paths, shards, strict=True) for name in sorted(shard)},
+    }
+    write_synced(folder / INDEX_NAME, json.dumps(index, indent=2).encode() + b"\n")
+    return [*paths, folder / INDEX_NAME]
+
+
+def _write_file(path: Path, tensors: Mapping[str, NewTensor]) -> Path:
+    # Wide values first, so that all are aligned; readers that map the file count on it.
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": _NAMES[np.dtype(tensor.dtype)],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            tensor = tensors[name]
+            values = np.asarray(tensor.values())
+            if values.shape != tensor.shape or values.dtype != tensor.dtype:
+                raise WeightsError(
+                    f"{name} should have been {tensor.dtype}{list(tensor.shape)}, but its values are "
+                    f"{values.dtype}{list(values.shape)}"
+                )
+            file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+            del values
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a small file that survives a power cut."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `WeightsError` if there is something at `path`."""
+    if path.exists() or path.is_symlink():
+        raise WeightsError(f"{path} is there already; nothing was written (choose another name, or remove it)")
+
+
+@contextmanager
+def appearing_folder(path: Path, needed: int = 0) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: of a folder that is not there yet; those above it are made.
+        needed: bytes that will be written.
+
+    Raises:
+        WeightsError: if there is something at `path`, if it cannot be made or if the disk is too small.
+    """
+    refuse_existing(path)
+    made: list[Path] = []
+    try:
+        for parent in reversed(path.absolute().parents):
+            if not parent.is_dir():
+                parent.mkdir()
+                made.append(parent)
+        check_disk(path, needed)
+        temporary = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp"))
+    except OSError as error:
+        _remove_empty(made)
+        raise WeightsError(f"{path} cannot be made: {error.strerror}") from error
+    except WeightsError:
+        _remove_empty(made)
+        raise
+    try:
+        # mkdtemp makes folders that only their owner can read; what is made here is shared like any other folder.
+        os.chmod(temporary, path.absolute().parent.stat().st_mode & 0o777)
+        yield temporary
+        sync_folder(temporary)
+        refuse_existing(path)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(made)
+        raise
+    sync_folder(path.absolute().parent)
+
+
+def check_disk(path: Path, needed: int) -> None:
+    """Raise `WeightsError` unless the disk that `path` will lie on has `needed` bytes free."""
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise WeightsError(
+            f"{path} needs {bytes_in_words(needed)}, but its disk has {bytes_in_words(free)} free; nothing was written"
+        )
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in reversed(list(folders)):
+        try:
+            folder.rmdir()
+        except OSError:
+            return

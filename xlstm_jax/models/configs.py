@@ -24,6 +24,9 @@ MODULE_NAMES = (
     "mLSTMInnerLayer",
     "mLSTMCell",
     "sLSTMCell",
+    "TransformerBlock",
+    "AttnBlock",
+    "FFNBlock",
 )
 """The parts of a model that `ParallelConfig.remat` and `fsdp_modules` can name."""
 

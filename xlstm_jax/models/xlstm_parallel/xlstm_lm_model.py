@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.nn.initializers import Initializer
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.config import ConfigError, check_choice, check_number
 from xlstm_jax.models.configs import FLOAT_NAMES
+from xlstm_jax.models.shared.embedding import Embedding, check_inputs
 from xlstm_jax.models.shared.init import small_init
 from xlstm_jax.models.shared.lm_head import LMHead
 from xlstm_jax.models.shared.remat import call_part
@@ -48,24 +47,6 @@ class xLSTMLMModelConfig(xLSTMBlockStackConfig):
         return jnp.dtype(self.lm_head_dtype)
 
 
-class Embedding(nn.Module):
-    """Rows of a table, looked up first and cast then, so that a step of decoding does not read the whole table.
-
-    A token outside the vocabulary gives NaN: a wrong tokenizer shows at once instead of training on another token.
-    """
-
-    vocab_size: int
-    features: int
-    dtype: DTypeLike
-    embedding_init: Initializer
-
-    def setup(self) -> None:
-        self.embedding = self.param("embedding", self.embedding_init, (self.vocab_size, self.features))
-
-    def __call__(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape features"]:
-        return jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
-
-
 class xLSTMLMModel(nn.Module):
     """Embedding, stack of blocks, final norm, head.
 
@@ -79,6 +60,9 @@ class xLSTMLMModel(nn.Module):
     """
 
     config: xLSTMLMModelConfig
+
+    fixed_state: ClassVar[bool] = True
+    """The state of a text has one size, however long the text is."""
 
     def setup(self) -> None:
         cfg = self.config
@@ -142,7 +126,7 @@ class xLSTMLMModel(nn.Module):
         train: bool = False,
     ) -> Any:
         """The hidden states after the final norm, (batch, seq, dim), or (hidden states, state)."""
-        _check_inputs(tokens, document_borders=document_borders, mask=mask)
+        check_inputs(tokens, document_borders=document_borders, mask=mask)
         if mask is not None:
             tokens = jnp.where(mask, tokens, 0)
         x = call_part("Embed", self.config.parallel, lambda embed, tokens: embed(tokens), self.token_embedding, tokens)
@@ -159,11 +143,12 @@ class xLSTMLMModel(nn.Module):
         )
 
     @nn.nowrap
-    def init_state(self, batch_size: int) -> Any:
+    def init_state(self, batch_size: int, max_length: int | None = None) -> Any:
         """The state before the first token.
 
         A tuple with one entry a block, whose arrays have the batch as axis 0; with `scan_blocks` one entry, whose
-        arrays have the block as axis 0 and the batch as axis 1.
+        arrays have the block as axis 0 and the batch as axis 1. It has one size for texts of any length, so
+        `max_length`, which other models need, changes nothing.
         """
         return xLSTMBlockStack(self.config, parent=None).init_state(batch_size)
 
@@ -201,16 +186,3 @@ class xLSTMLMModel(nn.Module):
         blocks = sum(cfg.block_config(i).matmul_flops(seq) for i in range(cfg.num_blocks))
         forward = blocks + 2 * cfg.embedding_dim * cfg.vocab_size
         return float(3 * forward if train else forward)
-
-
-def _check_inputs(tokens: Array, **flags: Array | None) -> None:
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(
-            f"tokens has shape {tokens.shape} and dtype {tokens.dtype}, but must be integers of shape (batch, seq)"
-        )
-    for name, flag in flags.items():
-        if flag is not None and (flag.shape != tokens.shape or flag.dtype != jnp.bool_):
-            raise ValueError(
-                f"{name} has shape {flag.shape} and dtype {flag.dtype}, but must be boolean of the tokens' shape "
-                f"{tokens.shape}"
-            )

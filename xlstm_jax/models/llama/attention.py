@@ -1,0 +1,213 @@
+"""Causal attention with rotary positions, documents kept apart, padding anywhere and a cache of keys and values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.shared.init import small_init, wang_init
+from xlstm_jax.models.shared.linear import Linear
+from xlstm_jax.models.xlstm_parallel.components.normalization import RMSNorm
+
+
+class KVCache(NamedTuple):
+    """What a block remembers of the text so far: the rotated keys and the values of the document that is being read.
+
+    The token at position p of its document lies in slot p, so a new document begins to overwrite the one before. What
+    lies from slot `count` on means nothing.
+    """
+
+    key: Float[Array, "batch slots kv_heads head_dim"]
+    value: Float[Array, "batch slots kv_heads head_dim"]
+    count: Int[Array, " batch"]
+    """Tokens of the document so far; beyond the number of slots if some found no room."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a document that the cache has room for."""
+        return self.key.shape[-3]
+
+
+class Layout(NamedTuple):
+    """Where the tokens of a call stand and what each of them may see; the same for all blocks."""
+
+    sin: Float[Array, "rows seq half"]
+    cos: Float[Array, "rows seq half"]
+    mask: Bool[Array, "rows one seq keys"] | None
+    """Which keys a query sees, the cache's before those of the call; None for all of the call's up to itself."""
+    slot: Int[Array, "batch seq"] | None
+    """Where the cache keeps a token; an index beyond its slots for those that it does not keep."""
+    count: Int[Array, " batch"] | None
+    """Tokens of each row's last document, after the call."""
+    lost: Bool[Array, "batch seq"] | None
+    """Tokens that a cache of this size cannot be right for."""
+
+
+def lay_out(
+    config: LlamaConfig,
+    shape: tuple[int, int],
+    *,
+    document_borders: Bool[Array, "batch seq"] | None,
+    mask: Bool[Array, "batch seq"] | None,
+    before: Int[Array, " batch"] | None,
+    capacity: int | None,
+) -> Layout:
+    """The layout of a call.
+
+    Positions count the real tokens of a document, so that padding changes none of them.
+
+    Args:
+        config: the model's.
+        shape: (batch, seq) of the tokens.
+        document_borders: true at the first token of a document; None if documents may see each other.
+        mask: false at padding.
+        before: tokens of each row's document that the cache holds; None without a cache to read.
+        capacity: slots of the cache; None without one.
+    """
+    seq = shape[1]
+    steps = jnp.arange(seq, dtype=jnp.int32)
+    if document_borders is None and mask is None and before is None:
+        sin, cos = rotary_angles(config, steps[None])
+        slot = count = None
+        if capacity is not None:
+            slot, count = jnp.broadcast_to(steps, shape), jnp.full(shape[0], seq, jnp.int32)
+        return Layout(sin, cos, None, slot, count, None)
+
+    real = jnp.ones(shape, bool) if mask is None else mask
+    starts = jnp.zeros(shape, bool) if document_borders is None else document_borders & real
+    old = jnp.zeros(shape[0], jnp.int32) if before is None else before
+    number = jnp.cumsum(real, axis=1, dtype=jnp.int32)
+    document = jnp.cumsum(starts, axis=1, dtype=jnp.int32)
+    # Real tokens of the call before the current document; those in the cache count as negative ones.
+    ahead = jax.lax.cummax(jnp.where(starts, number - 1, -old[:, None]), axis=1)
+    position = jnp.maximum(number - 1 - ahead, 0)
+    sin, cos = rotary_angles(config, position)
+    count = number[:, -1] - ahead[:, -1]
+    lost = None if before is None or capacity is None else real & (position >= capacity)
+    slot = None
+    if capacity is not None:
+        kept = real & (document == document[:, -1:])
+        slot = jnp.where(kept, jnp.minimum(position, capacity), capacity)
+    if before is not None and seq == 1:
+        visible = jnp.arange(capacity)[None, None, :] < count[:, None, None]
+    else:
+        visible = (steps[:, None] >= steps[None, :]) & real[:, None, :] & (document[:, :, None] == document[:, None, :])
+        if before is not None:
+            held = (jnp.arange(capacity)[None, None, :] < old[:, None, None]) & (document == 0)[:, :, None]
+            visible = jnp.concatenate([held, visible], axis=2)
+    return Layout(sin, cos, visible[:, None], slot, count, lost)
+
+
+def rotary_angles(
+    config: LlamaConfig, position: Int[Array, "rows seq"]
+) -> tuple[Float[Array, "rows seq half"], Float[Array, "rows seq half"]]:
+    """Sine and cosine of position times theta^(-2i / head_dim), for i below half of head_dim (arXiv 2104.09864)."""
+    dtype = jnp.promote_types(config._dtype, jnp.float32)
+    exponents = jnp.arange(0, config.head_dim, 2, dtype=dtype) / config.head_dim
+    angles = position[..., None].astype(dtype) * jnp.asarray(config.theta, dtype) ** -exponents
+    return jnp.sin(angles), jnp.cos(angles)
+
+
+def rotate(
+    x: Float[Array, "batch seq heads head_dim"], sin: Float[Array, "rows seq half"], cos: Float[Array, "rows seq half"]
+) -> Float[Array, "batch seq heads head_dim"]:
+    """Turn each pair (feature i, feature i + head_dim / 2) by its angle, in at least float32."""
+    sin, cos = sin[:, :, None], cos[:, :, None]
+    first, second = jnp.split(x.astype(sin.dtype), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def attend(
+    query: Float[Array, "batch seq heads head_dim"],
+    key: Float[Array, "batch keys kv_heads head_dim"],
+    value: Float[Array, "batch keys kv_heads head_dim"],
+    mask: Bool[Array, "rows one seq keys"] | None,
+    scale: float,
+) -> Float[Array, "batch seq heads head_dim"]:
+    """softmax(scale query key^T) value; causal without a mask. A query that sees no key gets some finite value."""
+    if query.dtype == jnp.float64:
+        return _attend_float64(query, key, value, mask, scale)
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=mask is None, scale=scale)
+
+
+def _attend_float64(query: Array, key: Array, value: Array, mask: Array | None, scale: float) -> Array:
+    """JAX's function rounds its softmax to float32 whatever it is given."""
+    batch, seq, heads, dim = query.shape
+    keys, kv_heads = key.shape[1:3]
+    if mask is None:
+        mask = jnp.tril(jnp.ones((1, 1, seq, keys), bool))
+    grouped = query.reshape(batch, seq, kv_heads, heads // kv_heads, dim)
+    logits = scale * jnp.einsum("btkgd,bskd->bkgts", grouped, key)
+    weights = jax.nn.softmax(jnp.where(mask[:, :, None], logits, -1e300), axis=-1)
+    return jnp.einsum("bkgts,bskd->btkgd", weights, value).reshape(query.shape)
+
+
+class SelfAttention(nn.Module):
+    """Attention of one block.
+
+    Parameters: dense_q, dense_k, dense_v (dim, heads * head_dim), dense_out (heads * head_dim, dim) and, with
+    `config.qk_norm`, q_norm and k_norm with a scale (head_dim,) that all heads share.
+    """
+
+    config: LlamaConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch seq dim"],
+        layout: Layout,
+        cache: KVCache | None = None,
+        *,
+        return_state: bool = False,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch seq dim"], KVCache | None]:
+        """(y, cache); the cache after the call with `return_state`, else None."""
+        cfg = self.config
+        batch, seq, dim = x.shape
+
+        def heads_of(name: str, heads: int) -> Array:
+            y = Linear(heads * cfg.head_dim, small_init(dim), cfg.use_bias, cfg._dtype, name=f"dense_{name}")(x)
+            return y.reshape(batch, seq, heads, cfg.head_dim)
+
+        query, key, value = heads_of("q", cfg.num_heads), heads_of("k", cfg.kv_heads), heads_of("v", cfg.kv_heads)
+        if cfg.qk_norm:
+            query = RMSNorm(eps=cfg.norm_eps, dtype=cfg._dtype, name="q_norm")(query)
+            key = RMSNorm(eps=cfg.norm_eps, dtype=cfg._dtype, name="k_norm")(key)
+        query, key = rotate(query, layout.sin, layout.cos), rotate(key, layout.sin, layout.cos)
+
+        after = self._write(cache, key, value, layout) if return_state or (cache is not None and seq == 1) else None
+        if cache is None:
+            keys, values = key, value
+        elif seq == 1 and after is not None:
+            # One token overwrites nothing that it may see: the cache is read in place, without a copy.
+            keys, values = after.key, after.value
+        else:
+            keys, values = (jnp.concatenate(pair, axis=1) for pair in ((cache.key, key), (cache.value, value)))
+        y = attend(query, keys, values, layout.mask, cfg.qk_scale)
+        y = y.reshape(batch, seq, cfg.num_heads * cfg.head_dim)
+        y = Linear(dim, wang_init(dim, 2 * cfg.num_blocks), cfg.use_bias, cfg._dtype, name="dense_out")(y)
+        return nn.Dropout(cfg.dropout, deterministic=not train)(y), after if return_state else None
+
+    def _write(self, cache: KVCache | None, key: Array, value: Array, layout: Layout) -> KVCache:
+        assert layout.slot is not None
+        assert layout.count is not None
+        if cache is None:
+            cache = init_cache(self.config, key.shape[0], max(self.config.context_length, key.shape[1]))
+        rows = jnp.arange(key.shape[0])[:, None]
+        return KVCache(
+            cache.key.at[rows, layout.slot].set(key.astype(cache.key.dtype), mode="drop"),
+            cache.value.at[rows, layout.slot].set(value.astype(cache.value.dtype), mode="drop"),
+            layout.count,
+        )
+
+
+def init_cache(config: LlamaConfig, batch_size: int, capacity: int) -> KVCache:
+    """An empty cache with room for `capacity` tokens a row."""
+    shape = (batch_size, capacity, config.kv_heads, config.head_dim)
+    return KVCache(jnp.zeros(shape, config._dtype), jnp.zeros(shape, config._dtype), jnp.zeros(batch_size, jnp.int32))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -51,8 +51,9 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100_000_000
 
 
-class StoredTensor(NamedTuple):
-    """A tensor in a file: what the header says of it. No value is read before `read`."""
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: what the header says of it. No value is read before `read`, or `np.asarray`."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,8 +63,16 @@ class StoredTensor(NamedTuple):
     """Of its values, in bytes from the beginning of the file."""
 
     @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values = self.read()
+        return values if dtype is None else values.astype(dtype, copy=False)
 
     def read(self) -> np.ndarray:
         """The values, in memory of their own.

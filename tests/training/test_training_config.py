@@ -29,6 +29,11 @@ def test_every_preset_reads_back_equal_and_says_what_it_is(name: str) -> None:
         (lambda: OptimizerConfig(schedule="cosin"), "OptimizerConfig.schedule is 'cosin'", "did you mean 'cosine'"),  # type: ignore[arg-type]
         (lambda: OptimizerConfig(betas=(0.9, 1.0)), "OptimizerConfig.betas", ">= 0 and < 1"),
         (lambda: OptimizerConfig(end_lr_factor=1.5), "OptimizerConfig.end_lr_factor is 1.5", "<= 1"),
+        (
+            lambda: OptimizerConfig(schedule="exponential", end_lr_factor=0),
+            "OptimizerConfig.end_lr_factor is 0",
+            "> 0 for the schedule 'exponential'",
+        ),
         (lambda: TrainingConfig(steps=0), "TrainingConfig.steps is 0", ">= 1"),
         (lambda: TrainingConfig(steps=True), "TrainingConfig.steps is True", "whole number"),
         (lambda: TrainingConfig(batch_size=6, accumulate=4), "TrainingConfig.accumulate is 4", "divide batch_size = 6"),
@@ -44,10 +49,12 @@ def test_a_wrong_value_is_named_with_what_would_be_right(make, field: str, takes
     assert takes in str(error.value)
 
 
-def test_a_warm_up_longer_than_the_training_is_refused() -> None:
+def test_a_warm_up_or_cool_down_longer_than_the_training_is_refused() -> None:
     experiment = get_preset("tiny")
     with pytest.raises(ConfigError, match=r"optimizer.warmup_steps is 500, but must be <= training.steps = 60"):
         dataclasses.replace(experiment, optimizer=OptimizerConfig(warmup_steps=500))
+    with pytest.raises(ConfigError, match=r"cooldown_steps is 51, but must be <= .* = 50"):
+        dataclasses.replace(experiment, optimizer=OptimizerConfig(warmup_steps=10, cooldown_steps=51))
 
 
 def test_the_vocabulary_follows_the_tokenizer_in_a_copy() -> None:

@@ -20,7 +20,7 @@ PARAMS = {
 
 @settings(deadline=None, max_examples=60)
 @given(
-    schedule=st.sampled_from(["cosine", "linear", "constant"]),
+    schedule=st.sampled_from(["cosine", "linear", "exponential", "constant"]),
     warmup=st.integers(0, 20),
     steps=st.integers(1, 60),
     floor=st.floats(0, 1),
@@ -28,6 +28,7 @@ PARAMS = {
 def test_rate_starts_above_zero_never_passes_the_peak_and_keeps_its_floor(
     schedule: str, warmup: int, steps: int, floor: float
 ) -> None:
+    floor = max(floor, 1e-3) if schedule == "exponential" else floor
     config = OptimizerConfig(lr=0.5, schedule=schedule, warmup_steps=warmup, end_lr_factor=floor)  # type: ignore[arg-type]
     rates = np.asarray(learning_rate(config, steps)(jnp.arange(max(steps, warmup) + 30)))
     assert rates[0] > 0 or (warmup == 0 and steps == 1)
@@ -41,6 +42,16 @@ def test_rate_starts_above_zero_never_passes_the_peak_and_keeps_its_floor(
         assert (rates[warmup:] >= 0.5 * floor - 1e-7).all()
     else:
         np.testing.assert_allclose(rates[warmup:], 0.5, rtol=1e-6)
+
+
+def test_exponential_decay_falls_by_equal_factors_and_the_cooldown_by_equal_parts() -> None:
+    config = OptimizerConfig(lr=0.5, schedule="exponential", warmup_steps=3, end_lr_factor=0.1, cooldown_steps=4)
+    rates = np.asarray(learning_rate(config, 20)(jnp.arange(25)))
+    decay, cooldown = rates[3:16], rates[16:20]
+    assert (decay[0], decay[-1]) == (pytest.approx(0.5), pytest.approx(0.05))
+    np.testing.assert_allclose(decay[1:] / decay[:-1], 0.1 ** (1 / 12), rtol=1e-5)
+    np.testing.assert_allclose(cooldown, 0.05 * np.array([4, 3, 2, 1]) / 5, rtol=1e-5)
+    assert not rates[20:].any()
 
 
 def test_published_mask_decays_kernels_alone() -> None:

@@ -67,10 +67,12 @@ class OptimizerConfig:
     name: Literal["adamw"] = "adamw"
     lr: float = 1e-3
     """Learning rate at its peak."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the rate falls from its peak after the warm-up to `end_lr_factor` of it at the last step."""
+    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
+    """How the rate falls from its peak after the warm-up to `end_lr_factor` of it before the cool-down."""
     warmup_steps: int = 100
     end_lr_factor: float = 0.1
+    cooldown_steps: int = 0
+    """Steps at the end over which the rate falls on towards 0, in equal parts."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
@@ -82,11 +84,14 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         self.betas = tuple(self.betas)  # type: ignore[assignment]
         check_choice(self, "name", ("adamw",))
-        check_choice(self, "schedule", ("cosine", "linear", "constant"))
+        check_choice(self, "schedule", ("cosine", "linear", "exponential", "constant"))
         check_choice(self, "decay_mask", ("kernels", "all"))
         check_number(self, "lr", above=0)
-        check_number(self, "warmup_steps", at_least=0, integer=True)
+        for name in ("warmup_steps", "cooldown_steps"):
+            check_number(self, name, at_least=0, integer=True)
         check_number(self, "end_lr_factor", at_least=0, at_most=1)
+        if self.schedule == "exponential" and self.end_lr_factor == 0:
+            raise ConfigError("OptimizerConfig.end_lr_factor is 0, but must be > 0 for the schedule 'exponential'")
         check_number(self, "eps", above=0)
         check_number(self, "weight_decay", at_least=0)
         check_number(self, "grad_clip_norm", above=0, optional=True)
@@ -148,9 +153,14 @@ class Experiment:
                 f"model.context_length is {self.model.context_length!r}, but must be a whole number >= 1 "
                 "(or give training.seq_len)"
             )
-        warmup, steps = self.optimizer.warmup_steps, self.training.steps
+        warmup, cooldown, steps = self.optimizer.warmup_steps, self.optimizer.cooldown_steps, self.training.steps
         if warmup > steps:
             raise ConfigError(f"optimizer.warmup_steps is {warmup}, but must be <= training.steps = {steps}")
+        if cooldown > steps - warmup:
+            raise ConfigError(
+                f"optimizer.cooldown_steps is {cooldown}, but must be <= training.steps - optimizer.warmup_steps = "
+                f"{steps - warmup}"
+            )
 
     @property
     def seq_len(self) -> int:

@@ -15,11 +15,12 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """The learning rate as a function of the number of updates made so far.
 
     The warm-up rises in equal parts and reaches the peak with update `warmup_steps`, so that the first update already
-    has a rate above zero. Then comes the decay, which ends at `end_lr_factor` of the peak with the last update and
-    stays there.
+    has a rate above zero. Then comes the decay, which ends at `end_lr_factor` of the peak with the last update before
+    the cool-down. This leads on towards zero in equal parts, but keeps the last update above it; without one the rate
+    stays where the decay ended.
     """
-    warmup = config.warmup_steps
-    decay_steps = max(total_steps - warmup - 1, 1)
+    warmup, cooldown = config.warmup_steps, config.cooldown_steps
+    decay_steps = max(total_steps - warmup - cooldown - 1, 1)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         done = jnp.asarray(count, jnp.float32)
@@ -32,6 +33,10 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         else:
             left = jnp.ones_like(progress)
         decay = config.end_lr_factor + (1 - config.end_lr_factor) * left
+        if config.schedule == "exponential":
+            decay = jnp.asarray(config.end_lr_factor, jnp.float32) ** progress
+        if cooldown:
+            decay *= jnp.clip((total_steps - done) / (cooldown + 1), 0.0, 1.0)
         return config.lr * jnp.where(done < warmup, jnp.minimum(rise, 1.0), jnp.minimum(decay, 1.0))
 
     return schedule

@@ -20,12 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.hub.peer_params import WeightsError
+from xlstm_jax.hub.errors import WeightsError, refuse
 from xlstm_jax.hub.xlstm_package_config import Backend, backend_of, config_from_xlstm_package, parse_package_config
 from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import SLSTM
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
 
 Shape = tuple[int, ...]
+
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 class _Kind(NamedTuple):
@@ -176,25 +178,27 @@ def params_from_xlstm_package(
     if ours.tie_weights:
         tensors = _untied(tensors, problems)
     layout = _recurrent_layout(tensors, ours, recurrent_layout, backend_of(package))
-    params: dict[str, Any] = {}
-    used: set[str] = set()
-    for row, shapes in _rows(ours, layout):
+    rows = list(_rows(ours, layout))
+    # All is checked before the first value is read: those of files are read one at a time.
+    for row, shapes in rows:
+        wanted = row.kind.shape(*shapes)
         if row.theirs not in tensors:
-            problems.append(f"missing: {row.theirs} {row.kind.shape(*shapes)}, which holds {' and '.join(row.ours)}")
+            problems.append(f"missing: {row.theirs} {wanted}, which holds {' and '.join(row.ours)}")
             continue
-        used.add(row.theirs)
-        value = _flat_view(np.asarray(tensors[row.theirs]), row)
-        if value.shape != row.kind.shape(*shapes):
-            problems.append(f"mis-shaped: {row.theirs} is {value.shape}, but must be {row.kind.shape(*shapes)}")
-            continue
+        found, dtype = tuple(np.shape(tensors[row.theirs])), _dtype(tensors[row.theirs])
+        if found not in (wanted, _external_shape(row, shapes[0])):
+            problems.append(f"mis-shaped: {row.theirs} is {found}, but must be {wanted}")
+        if dtype.name not in _DTYPES:
+            problems.append(f"wrong dtype: {row.theirs} is {dtype}, but must be one of {', '.join(_DTYPES)}")
+    known = {row.theirs for row, _ in rows}
+    problems += [f"surplus: {name}, which no part of this model takes" for name in sorted(set(tensors) - known)]
+    refuse("the weights do not fit the model, nothing was loaded", problems)
+
+    params: dict[str, Any] = {}
+    for row, shapes in rows:
+        value = np.asarray(tensors[row.theirs]).reshape(row.kind.shape(*shapes))
         for path, part in zip(row.ours, row.kind.read(value, *shapes), strict=True):
             _put(params, path.split("."), np.ascontiguousarray(part))
-    problems += [f"surplus: {name}, which no part of this model takes" for name in sorted(set(tensors) - used)]
-    if problems:
-        raise WeightsError(
-            f"the weights do not fit the model, nothing was loaded ({len(problems)} problems):\n  "
-            + "\n  ".join(problems)
-        )
     return params
 
 
@@ -274,13 +278,17 @@ def _untied(tensors: Mapping[str, Any], problems: list[str]) -> Mapping[str, Any
     return rest
 
 
-def _flat_view(value: np.ndarray, row: _Row) -> np.ndarray:
-    """Recurrent weights as a state dict holds them, also from the package's external view of them."""
-    if row.theirs.endswith(_KERNEL_NAME) and value.ndim == 4 and row.kind is _RECURRENT["kernel"]["cuda"]:
-        return value.reshape(*value.shape[:2], -1)
-    if row.theirs.endswith(_BIAS_NAME) and value.ndim == 3 and row.kind is _RECURRENT["bias"]["cuda"]:
-        return value.reshape(-1)
-    return value
+def _dtype(tensor: Any) -> np.dtype:
+    return np.dtype(tensor.dtype) if hasattr(tensor, "dtype") else np.asarray(tensor).dtype
+
+
+def _external_shape(row: _Row, ours: Shape) -> Shape | None:
+    """The shape of recurrent weights as the package shows them outside; flat, they have the order of "cuda"."""
+    if row.kind is _RECURRENT["kernel"]["cuda"]:
+        return ours[1], ours[3], ours[0], ours[2]
+    if row.kind is _RECURRENT["bias"]["cuda"]:
+        return ours[1], ours[0], ours[2]
+    return None
 
 
 def _recurrent_layout(

@@ -206,15 +206,20 @@ def _parse_dataclass(target: Any, data: Any, path: str) -> Any:
 
 
 def _parse_union(options: tuple[Any, ...], data: Any, path: str) -> Any:
+    def unlike(option: Any) -> tuple[bool, int]:
+        """An exact scalar type first, so that 1 stays an int in `int | float` and `float | int` alike; of dataclasses
+        the one that has most of the keys, which is also the one that a wrong key or value is reported for."""
+        known = {f.name for f in public_fields(option)} if dataclasses.is_dataclass(option) else set()
+        return type(data) is not option, -len(known & set(data)) if isinstance(data, Mapping) else 0
+
     errors = []
-    # An exact scalar type first, so that 1 stays an int in `int | float` and `float | int` alike.
-    for option in sorted(options, key=lambda o: type(data) is not o):
+    for option in sorted(options, key=unlike):
         try:
             return _parse(option, data, path)
         except ConfigError as error:
             errors.append((option, error))
     structured = [e for o, e in errors if dataclasses.is_dataclass(o) and isinstance(data, Mapping)]
-    if len(structured) == 1:
+    if structured:
         raise structured[0]
     raise ConfigError(f"{path} is {data!r}, but must be {' or '.join(_describe(o) for o in options)}")
 

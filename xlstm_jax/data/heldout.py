@@ -4,6 +4,8 @@ Bits per byte need every document scored from its opening EOD to its closing EOD
 Documents differ in length, so they are dealt to `batch_size` lanes, the longest first, each to the emptiest lane; a
 lane is its documents one after another, cut every `seq_len` positions. Carry the state of each row from batch to batch
 and reset it at the borders.
+
+A model that cannot look back further than some length reads windows of that length instead.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class HeldoutBatch(NamedTuple):
     """A `Batch` that also tells whose targets it holds.
 
     Attributes:
-        inputs, targets, document_borders, loss_mask: as in `loader.Batch`; state is carried from the batch before.
+        inputs, targets, document_borders, loss_mask: as in `loader.Batch`.
         documents: number of the document that each position belongs to; -1 where `loss_mask` is false.
     """
 
@@ -35,8 +37,43 @@ class HeldoutBatch(NamedTuple):
     documents: Int32[np.ndarray, "batch seq"]
 
 
-class HeldoutDocuments:
+class _Heldout:
+    """What both ways to read have in common: the documents."""
+
+    def __init__(self, split: Split, batch_size: int, seq_len: int, documents: Sequence[int] | None):
+        if batch_size < 1 or seq_len < 1:
+            raise ConfigError(f"batch_size is {batch_size} and seq_len is {seq_len}, but both must be >= 1")
+        self.document_numbers = list(range(split.num_documents)) if documents is None else [int(d) for d in documents]
+        if not self.document_numbers:
+            raise ConfigError(f"there is no document to read in the split {split.name}")
+        outside = [d for d in self.document_numbers if not 0 <= d < split.num_documents]
+        if outside:
+            raise ConfigError(f"the split {split.name} has no document {outside[0]}; it has {split.num_documents}")
+        self._split, self.seq_len = split, seq_len
+        self._lengths = {d: int(split.offsets[d + 1] - split.offsets[d]) for d in self.document_numbers}
+        self.num_targets = sum(self._lengths[d] for d in self.document_numbers)
+        self.raw_bytes = sum(int(split.sizes[d]) for d in self.document_numbers)
+        self.batch_size = 0
+        self.num_batches = 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def _empty(self) -> HeldoutBatch:
+        shape = (self.batch_size, self.seq_len)
+        return HeldoutBatch(
+            np.full(shape, self._split.eod_id, np.int32),
+            np.full(shape, self._split.eod_id, np.int32),
+            np.zeros(shape, bool),
+            np.zeros(shape, bool),
+            np.full(shape, -1, np.int32),
+        )
+
+
+class HeldoutDocuments(_Heldout):
     """Iterates over batches that together score every target of the documents once, closing EODs included.
+
+    The state of each row is to be carried from batch to batch.
 
     Args:
         split: where the documents are.
@@ -56,39 +93,71 @@ class HeldoutDocuments:
     """
 
     def __init__(self, split: Split, *, batch_size: int, seq_len: int, documents: Sequence[int] | None = None):
-        if batch_size < 1 or seq_len < 1:
-            raise ConfigError(f"batch_size is {batch_size} and seq_len is {seq_len}, but both must be >= 1")
-        self.document_numbers = list(range(split.num_documents)) if documents is None else [int(d) for d in documents]
-        if not self.document_numbers:
-            raise ConfigError(f"there is no document to read in the split {split.name}")
-        outside = [d for d in self.document_numbers if not 0 <= d < split.num_documents]
-        if outside:
-            raise ConfigError(f"the split {split.name} has no document {outside[0]}; it has {split.num_documents}")
-        self._split, self.seq_len = split, seq_len
+        super().__init__(split, batch_size, seq_len, documents)
         self.batch_size = min(batch_size, len(self.document_numbers))
-        lengths = {d: int(split.offsets[d + 1] - split.offsets[d]) for d in self.document_numbers}
-        self.num_targets = sum(lengths[d] for d in self.document_numbers)
-        self.raw_bytes = sum(int(split.sizes[d]) for d in self.document_numbers)
-        self._lanes, longest = _deal(self.document_numbers, lengths, self.batch_size)
+        self._lanes, longest = _deal(self.document_numbers, self._lengths, self.batch_size)
         self.num_batches = -(-longest // seq_len)
-
-    def __len__(self) -> int:
-        return self.num_batches
 
     def __iter__(self) -> Iterator[HeldoutBatch]:
         lanes = [_Lane(self._split, documents) for documents in self._lanes]
-        shape = (self.batch_size, self.seq_len)
         for _ in range(self.num_batches):
-            batch = HeldoutBatch(
-                np.full(shape, self._split.eod_id, np.int32),
-                np.full(shape, self._split.eod_id, np.int32),
-                np.zeros(shape, bool),
-                np.zeros(shape, bool),
-                np.full(shape, -1, np.int32),
-            )
+            batch = self._empty()
             for row, lane in enumerate(lanes):
                 lane.fill(batch, row)
             yield batch
+
+
+class HeldoutWindows(_Heldout):
+    """Iterates over batches like `HeldoutDocuments`, but each row is a window of a document and needs no state.
+
+    Args and attributes are those of `HeldoutDocuments`; `seq_len` is the size of a window (see `windows`), and rows
+    beyond the last window are empty.
+    """
+
+    def __init__(self, split: Split, *, batch_size: int, seq_len: int, documents: Sequence[int] | None = None):
+        super().__init__(split, batch_size, seq_len, documents)
+        self._rows = [
+            (document, window)
+            for document in self.document_numbers
+            for window in windows(self._lengths[document], seq_len)
+        ]
+        self.batch_size = min(batch_size, len(self._rows))
+        self.num_batches = -(-len(self._rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[HeldoutBatch]:
+        for number in range(self.num_batches):
+            batch = self._empty()
+            chosen = self._rows[number * self.batch_size : (number + 1) * self.batch_size]
+            for row, (document, window) in enumerate(chosen):
+                offset, length = int(self._split.offsets[document]), window.end - window.start
+                tokens = self._split.tokens.read(offset + window.start, offset + window.end + 1)
+                batch.inputs[row, :length], batch.targets[row, :length] = tokens[:-1], tokens[1:]
+                batch.document_borders[row, 0] = True
+                batch.loss_mask[row, window.scored - window.start : length] = True
+                batch.documents[row, window.scored - window.start : length] = document
+            yield batch
+
+
+class Window(NamedTuple):
+    """Positions of a document that are read together; those from `scored` on are scored."""
+
+    start: int
+    scored: int
+    end: int
+
+
+def windows(length: int, size: int) -> list[Window]:
+    """Windows of at most `size` positions that score each of `length` positions once.
+
+    Each window begins half a window after the one before, so all positions but a document's first have at least half
+    a window of text before them.
+    """
+    found = [Window(0, 0, min(size, length))]
+    while found[-1].end < length:
+        last = found[-1]
+        start = last.start + (size + 1) // 2
+        found.append(Window(start, last.end, min(start + size, length)))
+    return found
 
 
 class _Lane:

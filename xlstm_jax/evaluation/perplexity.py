@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.data.heldout import HeldoutBatch, HeldoutDocuments
+from xlstm_jax.data.heldout import HeldoutBatch, HeldoutDocuments, HeldoutWindows
 from xlstm_jax.data.store import Split
 from xlstm_jax.kernels.cross_entropy import cross_entropy
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+from xlstm_jax.models.language_model import LanguageModel, build_model
+from xlstm_jax.models.llama.config import LlamaConfig
 
 Progress = Callable[[Iterator[HeldoutBatch], int], Iterator[HeldoutBatch]]
 
@@ -59,22 +60,23 @@ class Scorer:
     Each document starts from an empty memory, whatever the model does at document borders in training.
     """
 
-    def __init__(self, model: xLSTMLMModel) -> None:
-        self._model = with_exact_resets(model)
-        self.init_state = self._model.init_state
-        self.step = jax.jit(functools.partial(_score_rows, self._model), donate_argnums=1)
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = with_exact_resets(model)
+        self.step = jax.jit(functools.partial(_score_rows, self.model), donate_argnums=1)
 
 
 class HeldOut:
     """Scores parameters on the documents of a split, every document read whole with its state carried.
 
-    Documents lie one after another in lanes.
+    Documents lie one after another in lanes. A Transformer reads windows of its context length that overlap by half
+    instead: it knows no positions beyond that length, and would be scored on what it was not trained for.
 
     Args:
         scorer: of the model whose parameters are to be scored.
         split: the documents.
-        lanes: rows read side by side.
-        seq_len: tokens of a row read at once; the score does not depend on it, nor on `lanes`.
+        lanes: rows read side by side; the score does not depend on them.
+        seq_len: tokens of a row read at once; the score does not depend on it, unless the model is a Transformer whose
+            `context_length` is not set: then it is the size of the windows.
         max_tokens: read only the first documents that fit into so many targets (one at least); all if None.
     """
 
@@ -83,8 +85,17 @@ class HeldOut:
     ) -> None:
         chosen = first_documents(split, max_tokens)
         self.num_documents = len(chosen)
-        self._batches = HeldoutDocuments(split, batch_size=lanes, seq_len=seq_len, documents=chosen) if chosen else None
+        self._batches = self._lay_out(scorer.model, split, lanes, seq_len, chosen) if chosen else None
         self._scorer = scorer
+
+    @staticmethod
+    def _lay_out(
+        model: LanguageModel, split: Split, lanes: int, seq_len: int, documents: list[int]
+    ) -> HeldoutDocuments | HeldoutWindows:
+        if model.fixed_state:
+            return HeldoutDocuments(split, batch_size=lanes, seq_len=seq_len, documents=documents)
+        size = model.config.context_length if model.config.context_length > 0 else seq_len
+        return HeldoutWindows(split, batch_size=lanes, seq_len=size, documents=documents)
 
     def __call__(self, params: Any, progress: Progress | None = None) -> Score:
         """The score of the model with these parameters.
@@ -101,7 +112,8 @@ class HeldOut:
         batches: Iterator[HeldoutBatch] = iter(self._batches)
         if progress is not None:
             batches = progress(batches, self._batches.num_batches)
-        state = self._scorer.init_state(self._batches.batch_size)
+        model = self._scorer.model
+        state = model.init_state(self._batches.batch_size) if model.fixed_state else None
         sums = []
         for batch in batches:
             nats, state = self._scorer.step(params, state, batch)
@@ -111,16 +123,18 @@ class HeldOut:
         return Score(total, self._batches.num_targets, self._batches.raw_bytes)
 
 
-def _score_rows(model: xLSTMLMModel, params: Any, state: Any, batch: HeldoutBatch) -> tuple[jax.Array, Any]:
+def _score_rows(model: LanguageModel, params: Any, state: Any, batch: HeldoutBatch) -> tuple[jax.Array, Any]:
     variables = {"params": params}
-    features, state = model.apply(
+    features: Any = model.apply(
         variables,
         batch.inputs,
         document_borders=batch.document_borders,
         state=state,
-        return_state=True,
+        return_state=state is not None,
         method="features",
     )
+    if state is not None:
+        features, state = features
 
     def head(chunk: jax.Array) -> Any:
         return model.apply(variables, chunk, method="head")
@@ -147,9 +161,11 @@ def first_documents(split: Split, max_tokens: int | None) -> list[int]:
     return chosen if chosen or not len(lengths) else [int(np.argmin(lengths))]
 
 
-def with_exact_resets(model: xLSTMLMModel) -> xLSTMLMModel:
+def with_exact_resets(model: LanguageModel) -> LanguageModel:
     """The same model, with parameters of the same shapes, that starts every document from an empty memory."""
     config = model.config
+    if isinstance(config, LlamaConfig):
+        return build_model(dataclasses.replace(config, mask_across_document_boundaries=True))
     blocks: dict[str, Any] = {}
     if (mlstm := config.mlstm_block) is not None:
         cell = dataclasses.replace(mlstm.mlstm.mlstm_cell, reset_at_document_boundaries=True, reset_mode="exact")
@@ -158,4 +174,4 @@ def with_exact_resets(model: xLSTMLMModel) -> xLSTMLMModel:
         slstm_cell = dataclasses.replace(slstm.slstm.slstm_cell, reset_at_document_boundaries=True)
         layer = dataclasses.replace(slstm.slstm, slstm_cell=slstm_cell)
         blocks["slstm_block"] = dataclasses.replace(slstm, slstm=layer)
-    return xLSTMLMModel(dataclasses.replace(config, **blocks))
+    return build_model(dataclasses.replace(config, **blocks))

@@ -17,11 +17,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Int32
 
 from xlstm_jax.inference.sampling import Draw, choose
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+from xlstm_jax.models.language_model import LanguageModel
+from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 
 PIECE = 256
 """Tokens of a prompt that are read at once, at most."""
 SHORTEST_PIECE = 16
+SMALLEST_ROOM = 64
+"""Tokens a row that a state has room for at least, where it has to be made as large as the text will be."""
 MAX_STEPS = 32
 """Tokens of a row that one call of `Engine.advance` can make."""
 
@@ -45,25 +48,34 @@ class Engine:
         usable: tokens from this id on never come; a model may have more than its tokenizer.
     """
 
-    def __init__(self, model: xLSTMLMModel, eod_id: int, usable: int) -> None:
+    def __init__(self, model: LanguageModel, eod_id: int, usable: int) -> None:
         self.model, self.eod_id = model, eod_id
-        self._start = jax.jit(partial(_start, model), static_argnums=0)
+        self._start = jax.jit(partial(_start, model), static_argnums=(0, 1))
         self._read = jax.jit(partial(_read, model), donate_argnums=1)
         self._restrict = jax.jit(_restrict, donate_argnums=0)
         self._advance = jax.jit(partial(_advance, model, eod_id, usable), donate_argnums=1)
 
-    def prefill(self, params: Any, prompts: Sequence[Int32[np.ndarray, " tokens"]]) -> Carry:
+    def prefill(
+        self, params: Any, prompts: Sequence[Int32[np.ndarray, " tokens"]], new_tokens: int = MAX_STEPS
+    ) -> Carry:
         """Read prompts of any lengths, each after an EOD that opens a document, as in training.
+
+        Args:
+            params: of the model.
+            prompts: without the EOD.
+            new_tokens: how many tokens a row the carry must have room for after the prompt. It matters to models
+                whose state grows with the text; they have no other limit, although what they say beyond the length
+                that they were trained at is seldom good.
 
         Returns:
             the carry of `rows(len(prompts))` rows; those beyond the prompts are empty.
         """
         batch = rows(len(prompts))
-        carry = self._start(batch)
         lengths = np.array([len(prompt) + 1 for prompt in prompts] + [0] * (batch - len(prompts)))
         tokens = np.full((batch, int(lengths.max(initial=0))), self.eod_id, np.int32)
         for row, prompt in enumerate(prompts):
             tokens[row, 1 : len(prompt) + 1] = prompt
+        carry = self._start(batch, None if self.model.fixed_state else room(tokens.shape[1] + new_tokens))
         begin = 0
         for size in pieces(tokens.shape[1]):
             piece = np.full((batch, size), self.eod_id, np.int32)
@@ -89,9 +101,16 @@ class Engine:
 
         Returns:
             (carry, tokens); EOD fills a row from where it ends.
+
+        Raises:
+            ValueError: for a number of steps out of its range, or more of them than the state has room for.
         """
         if not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"steps is {steps}, but must be from 1 to {MAX_STEPS}")
+        if isinstance(self.model, LlamaLMModel):
+            held, capacity = self.model.tokens_held(carry.state)
+            if (left := capacity - int(np.max(held))) < steps:
+                raise ValueError(f"steps is {steps}, but the state has room for {left}: give prefill more new_tokens")
         carry, tokens = self._advance(params, carry, draw, done, np.int32(steps))
         return carry, np.asarray(tokens)[:steps]
 
@@ -114,13 +133,18 @@ def pieces(length: int) -> list[int]:
     return [PIECE] * whole + last
 
 
-def _start(model: xLSTMLMModel, batch: int) -> Carry:
+def room(tokens: int) -> int:
+    """Tokens that a growing state is made for, to hold so many."""
+    return max(SMALLEST_ROOM, rows(tokens))
+
+
+def _start(model: LanguageModel, batch: int, max_length: int | None) -> Carry:
     logits = jnp.zeros((batch, model.config.vocab_size), jnp.float32)
-    return Carry(model.init_state(batch), logits, jnp.zeros(batch, jnp.int32))
+    return Carry(model.init_state(batch, max_length), logits, jnp.zeros(batch, jnp.int32))
 
 
 def _read(
-    model: xLSTMLMModel,
+    model: LanguageModel,
     params: Any,
     carry: Carry,
     tokens: Int[Array, "batch seq"],
@@ -149,7 +173,7 @@ def _restrict(carry: Carry, allowed: Bool[Array, "batch vocab"]) -> Carry:
 
 
 def _advance(
-    model: xLSTMLMModel,
+    model: LanguageModel,
     eod_id: int,
     usable: int,
     params: Any,

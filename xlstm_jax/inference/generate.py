@@ -16,7 +16,7 @@ from xlstm_jax.data.tokenizer import Tokenizer
 from xlstm_jax.inference.engine import MAX_STEPS, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.inference.text import TextStream
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+from xlstm_jax.models.language_model import LanguageModel
 
 Prompt = str | bytes
 Finish = Literal["end", "stop", "length"]
@@ -47,8 +47,9 @@ class Generator:
         tokenizer: the one that it was trained with.
     """
 
-    def __init__(self, model: xLSTMLMModel, params: Any, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: LanguageModel, params: Any, tokenizer: Tokenizer) -> None:
         self.params, self.tokenizer = params, tokenizer
+        self._fixed_state = model.fixed_state
         self.engine = Engine(model, tokenizer.eod_id, tokenizer.vocab_size)
 
     def pieces(
@@ -80,7 +81,9 @@ class Generator:
         encoded = [self.tokenizer.encode_array(prompt) for prompt in prompts]
         ends = [self._open_end(ids) if sampling.heal else b"" for ids in encoded]
         kept = [ids[:-1] if end else ids for ids, end in zip(encoded, ends, strict=True)]
-        carry = self.engine.prefill(self.params, kept)
+        # Only a state that grows with the text must know how long it will be.
+        room = {} if self._fixed_state else {"new_tokens": sampling.max_tokens}
+        carry = self.engine.prefill(self.params, kept, **room)
         batch = carry.logits.shape[0]
         if any(ends):
             carry = self.engine.restrict(carry, np.stack([self._beginning_with(end) for end in ends]))
@@ -159,7 +162,7 @@ class _Row:
 
 
 def generate_text(
-    model: xLSTMLMModel, params: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], **settings: Any
+    model: LanguageModel, params: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], **settings: Any
 ) -> list[str]:
     """Continue prompts once with a model at hand; `settings` are the fields of `Sampling`.
 

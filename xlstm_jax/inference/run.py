@@ -16,7 +16,7 @@ from xlstm_jax.data.tokenizer import Tokenizer, as_bytes, load_tokenizer
 from xlstm_jax.inference.generate import Generator, Prompt
 from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.inference.score import TextScore, TextScorer
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
+from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder
 
@@ -31,19 +31,33 @@ class Run:
         params: its parameters.
         config: the model's config.
         tokenizer: the one it was trained with.
+        generator: what makes texts.
     """
 
-    def __init__(self, path: Path, step: int, model: xLSTMLMModel, params: Any, tokenizer: Tokenizer) -> None:
+    def __init__(self, path: Path, step: int, model: LanguageModel, params: Any, tokenizer: Tokenizer | None) -> None:
         self.path, self.step = path, step
-        self.model, self.params, self.tokenizer = model, params, tokenizer
-        self.generator = Generator(model, params, tokenizer)
+        self.model, self.params = model, params
+        self._tokenizer = tokenizer
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, step={self.step}, parameters={self.model.param_count:,})"
 
     @property
-    def config(self) -> xLSTMLMModelConfig:
+    def config(self) -> LanguageModelConfig:
         return self.model.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise DamagedRunError(
+                f"{self.path} has no tokenizer, because none came with its weights, so it takes tokens but no text: "
+                "convert them again with --tokenizer PATH"
+            )
+        return self._tokenizer
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        return Generator(self.model, self.params, self.tokenizer)
 
     @overload
     def generate(
@@ -110,12 +124,23 @@ def load(path: str | Path, step: int | None = None, say: Callable[[str], None] |
         CheckpointError: if there is no (good) checkpoint, or it does not fit the config.
     """
     folder = RunFolder.open(path)
-    config = _model_config(folder)
-    tokenizer = _tokenizer(folder, config)
-    model = xLSTMLMModel(config)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    found, params, _ = folder.read_params(step, shapes, say)
-    return Run(folder.path, found, model, params, tokenizer)
+    tokenizer = _tokenizer(folder, model_config(folder))
+    config, found, params = read_params(folder, step, say)
+    return Run(folder.path, found, build_model(config), params, tokenizer)
+
+
+def read_params(
+    folder: RunFolder, step: int | None = None, say: Callable[[str], None] | None = None
+) -> tuple[LanguageModelConfig, int, Any]:
+    """(the model's config, the checkpoint's step, its parameters in the dtypes that they were saved in).
+
+    Raises:
+        as `load`.
+    """
+    config = model_config(folder)
+    shapes = jax.eval_shape(build_model(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    found, params, _ = folder.read_params(step, shapes, say, any_float=True)
+    return config, found, params
 
 
 def _settings(settings: Sampling | None, fields: dict[str, Any]) -> Sampling:
@@ -126,18 +151,25 @@ def _settings(settings: Sampling | None, fields: dict[str, Any]) -> Sampling:
     return settings
 
 
-def _model_config(folder: RunFolder) -> xLSTMLMModelConfig:
+def model_config(folder: RunFolder) -> LanguageModelConfig:
+    """The model's config.
+
+    Raises:
+        DamagedRunError: if there is none, or it cannot be used.
+    """
     data = folder.read_config_json()
     if "model" not in data:
         raise DamagedRunError(f"{folder.config_path} cannot be used: it lacks 'model'")
     try:
-        return from_json(xLSTMLMModelConfig, data["model"], "model")
+        return from_json(LanguageModelConfig, data["model"], "model")  # type: ignore[arg-type]
     except ConfigError as error:
         raise DamagedRunError(f"{folder.config_path} cannot be used: {error}") from error
 
 
-def _tokenizer(folder: RunFolder, config: xLSTMLMModelConfig) -> Tokenizer:
+def _tokenizer(folder: RunFolder, config: LanguageModelConfig) -> Tokenizer | None:
     if not folder.tokenizer_dir.is_dir():
+        if folder.huggingface_dir.is_dir():
+            return None
         raise DamagedRunError(f"{folder} has no tokenizer: {folder.tokenizer_dir} is missing")
     tokenizer = load_tokenizer(folder.tokenizer_dir)
     if tokenizer.vocab_size > config.vocab_size:

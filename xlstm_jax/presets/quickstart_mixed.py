@@ -7,6 +7,7 @@ import dataclasses
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 from xlstm_jax.presets.quickstart import quickstart
 from xlstm_jax.training.config import Experiment
 
@@ -19,6 +20,7 @@ def quickstart_mixed() -> Experiment:
     where a unigram byte model has 4.69, gzip -9 2.22 and xz -9 2.12.
     """
     experiment = quickstart()
+    assert isinstance(experiment.model, xLSTMLMModelConfig)
     slstm = sLSTMLayerConfig(num_heads=4, slstm_cell=sLSTMCellConfig(recurrent_weight_init="standard"))
     model = dataclasses.replace(experiment.model, slstm_block=sLSTMBlockConfig(slstm=slstm), slstm_at=[1])
     training = dataclasses.replace(experiment.training, steps=500)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from xlstm_jax.config import ConfigError, check_choice, check_number, from_json, to_json
+from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
 VOCAB_MULTIPLE = 64
@@ -142,7 +143,7 @@ class TrainingConfig:
 class Experiment:
     """Everything that a run is made from; what presets return and what a run folder keeps as config.json."""
 
-    model: xLSTMLMModelConfig = field(default_factory=xLSTMLMModelConfig)
+    model: LanguageModelConfig = field(default_factory=xLSTMLMModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -16,7 +16,7 @@ from xlstm_jax.data.prepare import prepare
 from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
 from xlstm_jax.data.tokenizer import load_tokenizer
 from xlstm_jax.evaluation.perplexity import Scorer
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
 from xlstm_jax.runs.errors import DamagedRunError
@@ -49,7 +49,7 @@ class Setup:
     run: RunFolder
     experiment: Experiment
     store: TokenStore
-    model: xLSTMLMModel
+    model: LanguageModel
     optimizer: optax.GradientTransformation
     scorer: Scorer
     checkpoints: Checkpoints
@@ -140,9 +140,9 @@ def open_or_prepare(experiment: Experiment, say: Say) -> TokenStore:
     return open_store(path)
 
 
-def build(experiment: Experiment) -> tuple[xLSTMLMModel, optax.GradientTransformation]:
+def build(experiment: Experiment) -> tuple[LanguageModel, optax.GradientTransformation]:
     """The experiment's model and optimizer."""
-    model = xLSTMLMModel(experiment.model)
+    model = build_model(experiment.model)
     optimizer = make_optimizer(
         experiment.optimizer,
         experiment.training.steps,

@@ -19,12 +19,12 @@ class KVCache(NamedTuple):
     """What a block remembers of the text so far: the rotated keys and the values of the document that is being read.
 
     The token at position p of its document lies in slot p, so a new document begins to overwrite the one before. What
-    lies from slot `count` on means nothing.
+    lies from slot `length` on means nothing.
     """
 
     key: Float[Array, "batch slots kv_heads head_dim"]
     value: Float[Array, "batch slots kv_heads head_dim"]
-    count: Int[Array, " batch"]
+    length: Int[Array, " batch"]
     """Tokens of the document so far; beyond the number of slots if some found no room."""
 
     @property
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
     """Which keys a query sees, the cache's before those of the call; None for all of the call's up to itself."""
     slot: Int[Array, "batch seq"] | None
     """Where the cache keeps a token; an index beyond its slots for those that it does not keep."""
-    count: Int[Array, " batch"] | None
+    length: Int[Array, " batch"] | None
     """Tokens of each row's last document, after the call."""
     lost: Bool[Array, "batch seq"] | None
     """Tokens that a cache of this size cannot be right for."""
@@ -196,14 +196,14 @@ class SelfAttention(nn.Module):
 
     def _write(self, cache: KVCache | None, key: Array, value: Array, layout: Layout) -> KVCache:
         assert layout.slot is not None
-        assert layout.count is not None
+        assert layout.length is not None
         if cache is None:
             cache = init_cache(self.config, key.shape[0], max(self.config.context_length, key.shape[1]))
         rows = jnp.arange(key.shape[0])[:, None]
         return KVCache(
             cache.key.at[rows, layout.slot].set(key.astype(cache.key.dtype), mode="drop"),
             cache.value.at[rows, layout.slot].set(value.astype(cache.value.dtype), mode="drop"),
-            layout.count,
+            layout.length,
         )
 
 

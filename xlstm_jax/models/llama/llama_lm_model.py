@@ -176,7 +176,7 @@ class LlamaLMModel(nn.Module):
     def tokens_held(self, state: Any) -> tuple[Int[Array, " batch"], int]:
         """Tokens of its document that each row of a state has read, and how many there is room for."""
         cache = jax.tree.map(lambda leaf: leaf[0], state) if isinstance(state, KVCache) else state[0]
-        return cache.count, cache.capacity
+        return cache.length, cache.capacity
 
     @property
     def param_count(self) -> int:

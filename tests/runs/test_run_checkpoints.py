@@ -382,11 +382,11 @@ def test_readers_work_while_checkpoints_are_rotated(folder):
 def test_a_checkpoint_that_vanishes_between_verifying_and_reading_is_read_again(three, monkeypatch):
     real, calls = module.read_part, []
 
-    def vanish(folder, *args):
+    def vanish(folder, *args, **options):
         calls.append(folder)
         if len(calls) == 1:
             shutil.rmtree(three / "00000030")
-        return real(folder, *args)
+        return real(folder, *args, **options)
 
     monkeypatch.setattr(module, "read_part", vanish)
     assert Checkpoints(three, read_only=True).restore_part("params")[0] == 20

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 VERBS = {
     "train": "train a model from a preset, or continue a run",
     "generate": "continue a prompt with a trained model",
+    "convert": "published weights to a run, or a run to the format of Hugging Face",
     "data": "turn text into a token store, or look into one",
     "version": "versions, devices and the implementation that would be picked",
 }

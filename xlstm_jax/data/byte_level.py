@@ -94,6 +94,11 @@ class ByteLevelTokenizer(Tokenizer):
         eod = eod if eod is not None else _eod_of_config(path.with_name("tokenizer_config.json"))
         return cls(text, eod=eod, drop_normalizer=drop_normalizer, name=str(path))
 
+    @property
+    def text(self) -> str:
+        """The `tokenizer.json` that it was made from, as it was."""
+        return self._text
+
     def encode_array(self, text: bytes | str) -> Int32[np.ndarray, " tokens"]:
         decoded = as_bytes(text).decode("utf-8", "surrogateescape")
         parts = _STRAY_BYTES.split(decoded)
@@ -158,6 +163,23 @@ def train_byte_level(documents: Iterable[bytes], vocab_size: int) -> ByteLevelTo
     )
     library.train_from_iterator(_texts(documents), trainer)
     return ByteLevelTokenizer(library.to_str(), eod=EOD_TEXT, name="the trained tokenizer")
+
+
+def byte_vocabulary_json(tokenizer: Tokenizer) -> str:
+    """The `tokenizer.json` of plain bytes: every byte is its own id, and the EOD that of `tokenizer`."""
+    special = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    data = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": tokenizer.eod_id, "content": tokenizer.eod_text} | special],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "vocab": {letter: byte for byte, letter in enumerate(_byte_letters())}, "merges": []},
+    }
+    return json.dumps(data, ensure_ascii=False, indent=2)
 
 
 def check_vocab_size(vocab_size: int) -> None:

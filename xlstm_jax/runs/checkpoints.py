@@ -268,7 +268,7 @@ class Checkpoints:
         return self._read(dict(target), None, step)
 
     def restore_part(
-        self, part: str, target: PyTree | None = None, step: int | None = None
+        self, part: str, target: PyTree | None = None, step: int | None = None, *, any_float: bool = False
     ) -> tuple[int, Any, dict[str, Any]]:
         """One part of the newest good checkpoint; only its files are verified and read.
 
@@ -276,17 +276,30 @@ class Checkpoints:
             part: its name, as `"params"`.
             target: as in `restore`; without one the part comes as nested dicts of arrays.
             step: that checkpoint and no other.
+            any_float: floating-point numbers may be of another width than in `target`; they come as they were saved.
 
         Returns:
             (step, part, extra)
         """
-        step, state, extra = self._read({part: target}, [part], step)
+        step, state, extra = self._read({part: target}, [part], step, any_float=any_float)
         return step, state[part], extra
 
     def extra(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
         """(step, extra) of the newest good checkpoint; verifies all of it, reads no arrays."""
         step, _, extra = self._read({}, [], step)
         return step, extra
+
+    def parts(self, step: int | None = None) -> set[str]:
+        """The names of the parts that the newest complete checkpoint (or that of `step`) has; no file is verified.
+
+        Raises:
+            NoCheckpointError: if there is none.
+            DamagedCheckpointError: if its manifest is damaged.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None or step not in self.steps():
+            raise NoCheckpointError(f"{self.folder} has no complete checkpoint{'' if step is None else f' {step}'}")
+        return set(read_manifest(self.path(step)).arrays)
 
     def verified(self, step: int | None = None) -> tuple[int, Path]:
         """(step, folder) of the newest good checkpoint, all its files verified."""
@@ -295,7 +308,7 @@ class Checkpoints:
         return found, folder
 
     def _read(
-        self, targets: dict[str, Any], parts: list[str] | None, step: int | None
+        self, targets: dict[str, Any], parts: list[str] | None, step: int | None, *, any_float: bool = False
     ) -> tuple[int, dict[str, Any], dict[str, Any]]:
         self._before_reading()
 
@@ -307,7 +320,8 @@ class Checkpoints:
             refuse(folder, problems)
             try:
                 state = {
-                    p: read_part(folder / STATE_FOLDER, p, manifest.arrays[p], target) for p, target in targets.items()
+                    p: read_part(folder / STATE_FOLDER, p, manifest.arrays[p], target, any_float=any_float)
+                    for p, target in targets.items()
                 }
             except CheckpointError:
                 raise

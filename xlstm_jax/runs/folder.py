@@ -3,6 +3,7 @@
 config.json        the resolved config
 environment.json   versions, cores and devices of the last process that trained
 tokenizer/         a copy of the store's tokenizer
+huggingface/       what came along with weights that were trained elsewhere
 metrics.jsonl      one JSON object a line
 checkpoints/       see `xlstm_jax.runs.checkpoints`
 loss.png           the loss curve
@@ -41,6 +42,7 @@ class RunFolder:
         self.config_path = self.path / "config.json"
         self.environment_path = self.path / "environment.json"
         self.tokenizer_dir = self.path / "tokenizer"
+        self.huggingface_dir = self.path / "huggingface"
         self.metrics_path = self.path / "metrics.jsonl"
         self.checkpoint_dir = self.path / "checkpoints"
         self.plot_path = self.path / "loss.png"
@@ -181,11 +183,17 @@ class RunFolder:
         return Checkpoints(self.checkpoint_dir, keep=keep, read_only=read_only, say=say)
 
     def read_params(
-        self, step: int | None = None, target: PyTree | None = None, say: Callable[[str], None] | None = None
+        self,
+        step: int | None = None,
+        target: PyTree | None = None,
+        say: Callable[[str], None] | None = None,
+        *,
+        any_float: bool = False,
     ) -> tuple[int, Any, dict[str, Any]]:
         """The parameters of the newest good checkpoint (or of `step`), also while the run trains.
 
-        Only the files of the part `"params"` are read, and verified first; damaged checkpoints are passed over.
+        Only the files of the part `"params"` are read, and verified first; damaged checkpoints are passed over. With
+        `any_float` parameters may be of another width than in `target`, and come as they are.
 
         Returns:
             (step, params, extra): params as nested dicts of arrays, or in the structure of `target`.
@@ -194,7 +202,7 @@ class RunFolder:
             NoCheckpointError, DamagedCheckpointError, StateMismatchError: as `Checkpoints.restore`.
         """
         type(self).open(self.path)
-        return self.checkpoints(read_only=True, say=say).restore_part("params", target, step)
+        return self.checkpoints(read_only=True, say=say).restore_part("params", target, step, any_float=any_float)
 
     def fork(self, path: str | Path, config: Any, step: int | None = None) -> RunFolder:
         """A new run that starts from this one's newest good checkpoint (or that of `step`), with another config.
@@ -215,10 +223,9 @@ class RunFolder:
         draft.path.mkdir()
         try:
             found = self._copy_checkpoint(draft, step)
-            for name in (self.tokenizer_dir.name, self.environment_path.name, self.metrics_path.name):
-                source = self.path / name
+            for source in (self.tokenizer_dir, self.huggingface_dir, self.environment_path, self.metrics_path):
                 if source.exists():
-                    (shutil.copytree if source.is_dir() else shutil.copyfile)(source, draft.path / name)
+                    (shutil.copytree if source.is_dir() else shutil.copyfile)(source, draft.path / source.name)
             draft.metrics().cut_after(found)
             draft.write_config(config)
             os.rename(draft.path, new.path)

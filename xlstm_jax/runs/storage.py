@@ -60,7 +60,9 @@ class AsyncWriter:
             checkpointer.close()
 
 
-def read_part(folder: Path, part: str, saved: Mapping[Names, Layout], target: PyTree | None) -> Any:
+def read_part(
+    folder: Path, part: str, saved: Mapping[Names, Layout], target: PyTree | None, *, any_float: bool = False
+) -> Any:
     """One part of a state, out of the folder that `AsyncWriter` filled.
 
     Args:
@@ -69,6 +71,7 @@ def read_part(folder: Path, part: str, saved: Mapping[Names, Layout], target: Py
         saved: the layouts of its arrays, all of them.
         target: abstract or concrete arrays in the structure to return; None for nested dicts. A sharding given there
             says where an array goes; the others go to the default device, uncommitted.
+        any_float: where `target` has a floating-point number, one of another width will do, and comes as it is.
 
     Raises:
         StateMismatchError: if `target` has other names, shapes or dtypes.
@@ -76,8 +79,19 @@ def read_part(folder: Path, part: str, saved: Mapping[Names, Layout], target: Py
     if target is None:
         return as_saved(_read_arrays(folder, part, saved, {}))
     wanted = named_leaves(part, target)
+    if any_float:
+        wanted = {names: _as_wide_as(leaf, saved.get(names)) for names, leaf in wanted.items()}
     check_fit(folder, part, saved, wanted)
     return like_target(target, _read_arrays(folder, part, saved, {n: _sharding(leaf) for n, leaf in wanted.items()}))
+
+
+def _as_wide_as(leaf: Any, saved: Layout | None) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    if saved is None or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in (leaf.dtype, jnp.dtype(saved.dtype))):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(saved.dtype), sharding=_sharding(leaf))
 
 
 def _sharding(leaf: Any) -> Any:
@@ -110,14 +124,18 @@ def _read_arrays(
     found: dict[Names, Any] = {}
     if items:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.restore(
-                (folder / part).absolute(),
-                args=ocp.args.PyTreeRestore(item=nested(items), restore_args=nested(arguments)),
+            found = dict(
+                flat(
+                    checkpointer.restore(
+                        (folder / part).absolute(),
+                        args=ocp.args.PyTreeRestore(item=nested(items), restore_args=nested(arguments)),
+                    )
+                )
             )
-        found = dict(flat(tree))
     arrays = {}
     for names, wanted in saved.items():
-        value = found[names] if wanted.size else jnp.zeros(wanted.shape, jnp.dtype(wanted.dtype))
+        # Taken out, so that what was read does not lie beside its copy on the device.
+        value = found.pop(names) if wanted.size else jnp.zeros(wanted.shape, jnp.dtype(wanted.dtype))
         if layout(value) != wanted:
             refuse(folder, [f"{shown(part, names)} was read as {layout(value)} instead of {wanted}"])
         arrays[names] = _on_device(value) if shardings.get(names) is None else value

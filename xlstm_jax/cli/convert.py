@@ -1,0 +1,186 @@
+"""`xlstm convert`: published weights to a run, and a run to the format of Hugging Face."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from xlstm_jax.config import ConfigError
+
+EXAMPLES = """\
+examples:
+  xlstm convert ~/models/xLSTM-7b xlstm7b --dtype bfloat16     a published model -> runs/xlstm7b
+  xlstm generate xlstm7b --prompt "The memory of"
+  xlstm convert xlstm7b ~/models/mine --weight-mode fused      a run -> a folder that transformers loads
+
+A folder of Hugging Face has config.json, model.safetensors (or shards and their index) and the tokenizer's files. Read
+are xLSTMForCausalLM, LlamaForCausalLM, and state dicts of the PyTorch package xlstm (as safetensors, with the model's
+config as config.json); written are the first two. A run's newest good checkpoint is taken. Nothing is written unless
+every tensor is accounted for, and OUT must not be there yet.
+"""
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (`{self.prog} --help` tells more)")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `xlstm convert ARGV`; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    # After the parser, so that --help needs no JAX.
+    from xlstm_jax.hub.safetensors_files import refuse_existing
+
+    source = _source(arguments.source)
+    is_run = (source / "checkpoints").is_dir()
+    target = arguments.to or ("huggingface" if is_run else "run")
+    if is_run and target == "run":
+        raise ConfigError(f"{source} is a run already; a copy to train is made by `xlstm train RUN --fork NAME`")
+    if not is_run and target == "huggingface":
+        raise ConfigError(f"{source} is no run: convert it to a run first, then that to Hugging Face's format")
+    _refuse_unused(arguments, target)
+    if target == "run":
+        from xlstm_jax.cli.train import run_path
+
+        out = run_path(arguments.out)
+        refuse_existing(out)
+        _to_run(source, out, arguments)
+    else:
+        out = Path(arguments.out)
+        refuse_existing(out)
+        _to_huggingface(source, out, arguments)
+    return 0
+
+
+def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
+    from xlstm_jax.data.errors import TokenizerError
+    from xlstm_jax.data.tokenizer import Tokenizer, load_tokenizer
+    from xlstm_jax.hub.folders import TOKENIZER_FILE, Kept, carried_files, open_source, read_tokenizer
+    from xlstm_jax.hub.formats import ReadOptions
+    from xlstm_jax.training.converted import write_run
+
+    opened = open_source(source, format=arguments.format, config=arguments.config)
+    options = ReadOptions(arguments.dtype, arguments.context_length, arguments.recurrent_layout)
+    tokenizer: Tokenizer | None = None
+    without = None
+    if arguments.tokenizer is not None:
+        tokenizer = load_tokenizer(arguments.tokenizer, eod=arguments.eod)
+    else:
+        try:
+            tokenizer, notes = read_tokenizer(opened.folder, opened.document, arguments.eod)
+            for note in notes:
+                _say(f"note: {note}")
+        except TokenizerError as error:
+            if arguments.eod is not None:
+                raise
+            without = str(error)
+    weights = opened.read(options)
+    for note in weights.notes:
+        _say(f"note: {note}")
+    files = carried_files(opened.folder)
+    if tokenizer is None and (opened.folder / TOKENIZER_FILE).is_file():
+        files[TOKENIZER_FILE] = (opened.folder / TOKENIZER_FILE).read_bytes()
+    write_run(out, weights, tokenizer, Kept(files, weights.record), _say)
+    count = sum(leaf.size for leaf in _leaves(weights.params))
+    _say(f"{out} holds {count:,} parameters of {opened.format.title}, to compute in {weights.config.dtype}")
+    if without is not None:
+        _say(f"note: {out} has no tokenizer, so it takes tokens but no text: {without} (--tokenizer gives one)")
+
+
+def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> None:
+    from xlstm_jax.data.tokenizer import load_tokenizer
+    from xlstm_jax.hub.folders import Kept, parse_size, write_huggingface
+    from xlstm_jax.hub.formats import to_huggingface
+    from xlstm_jax.inference.run import model_config, read_params
+    from xlstm_jax.runs.folder import RunFolder
+
+    shard_bytes = parse_size(arguments.shard_size)
+    folder = RunFolder.open(source)
+    # A model that cannot be written is refused before its weights are read.
+    to_huggingface(model_config(folder), arguments.weight_mode or "single")
+    config, step, params = read_params(folder, arguments.step, lambda sentence: _say(f"note: {sentence}"))
+    tokenizer = load_tokenizer(folder.tokenizer_dir) if folder.tokenizer_dir.is_dir() else None
+    write_huggingface(
+        out,
+        config,
+        params,
+        tokenizer,
+        Kept.read(folder.huggingface_dir),
+        weight_mode=arguments.weight_mode,
+        dtype=arguments.dtype,
+        shard_bytes=shard_bytes,
+        say=_say,
+    )
+    _say(f"{out} holds the checkpoint of step {step} of {folder}, for transformers")
+
+
+def _leaves(params: object) -> list:
+    import jax
+
+    return jax.tree.leaves(params)
+
+
+def _source(name: str) -> Path:
+    """A path as it is; a name that is nothing here stands for `runs/NAME`."""
+    from xlstm_jax.cli.train import run_path
+
+    path = Path(name)
+    if path.exists():
+        return path
+    run = run_path(name)
+    if not run.exists():
+        raise ConfigError(f"there is neither a file or folder {path} nor a run {run}")
+    return run
+
+
+def _refuse_unused(arguments: argparse.Namespace, target: str) -> None:
+    """An option that has no effect on this way is a mistake."""
+    only = {
+        "run": ("format", "config", "tokenizer", "eod", "context_length", "recurrent_layout"),
+        "huggingface": ("step", "weight_mode"),
+    }
+    other = "huggingface" if target == "run" else "run"
+    for name in only[other]:
+        if getattr(arguments, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{option} has no meaning here: it is for conversions to {other}, and this is one to {target}"
+            )
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr if sentence.startswith("note:") else sys.stdout)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="xlstm convert",
+        description="Turn published weights into a run, or a run into a folder for Hugging Face's transformers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="a folder with weights (or one safetensors file), or a run (NAME: runs/NAME)")
+    add("out", metavar="OUT", help="what to make: a run (NAME: runs/NAME), or a folder for transformers")
+    add("--to", choices=("run", "huggingface"), help="what to make (default: the one that SOURCE is not)")
+    add("--dtype", choices=DTYPES, help="cast the weights (default: as they are)")
+    into_run = parser.add_argument_group("to a run")
+    add = into_run.add_argument
+    add("--format", metavar="NAME", help="xlstm, llama or xlstm-package (default: as config.json tells)")
+    add("--config", metavar="FILE", help="the model's config (default: config.json beside the weights)")
+    add("--tokenizer", metavar="PATH", help="tokenizer.json, or 'bytes' (default: tokenizer.json beside the weights)")
+    add("--eod", metavar="TOKEN", help="the tokenizer's token that ends documents, where it is not evident")
+    add("--context-length", type=int, metavar="N", help="tokens in a row of training to come, and in a Llama's cache")
+    add("--recurrent-layout", choices=("vanilla", "cuda"), help="of the sLSTM's weights (xlstm-package)")
+    into_folder = parser.add_argument_group("to Hugging Face")
+    add = into_folder.add_argument
+    add("--step", type=int, metavar="N", help="take the checkpoint of this step (default: the newest good one)")
+    add("--weight-mode", choices=("single", "fused"), help="of xLSTM (default: as it was published, else single)")
+    add("--shard-size", default="5GB", metavar="SIZE", help="largest size of a file (default 5GB)")
+    return parser

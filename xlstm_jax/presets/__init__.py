@@ -9,12 +9,13 @@ from collections.abc import Callable
 from xlstm_jax.config import ConfigError, near_miss
 from xlstm_jax.presets import llama_sizes, xlstm_jax_sizes, xlstm_paper
 from xlstm_jax.presets.quickstart import quickstart, tiny
+from xlstm_jax.presets.quickstart_llama import quickstart_llama
 from xlstm_jax.presets.quickstart_mixed import quickstart_mixed
 from xlstm_jax.presets.stdlib import stdlib
 from xlstm_jax.training.config import Experiment
 
 _PRESETS: dict[str, Callable[[], Experiment]] = {
-    **{function.__name__: function for function in (quickstart, quickstart_mixed, stdlib, tiny)},
+    **{function.__name__: function for function in (quickstart, quickstart_mixed, quickstart_llama, stdlib, tiny)},
     **xlstm_paper.PRESETS,
     **xlstm_jax_sizes.PRESETS,
     **llama_sizes.PRESETS,

@@ -15,11 +15,16 @@ from typing import Any
 
 from xlstm_jax.config import ConfigError, from_json, public_fields
 from xlstm_jax.models.configs import MODULE_NAMES
+from xlstm_jax.models.language_model import LanguageModelConfig
+from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
+
+_OF_LLAMA = ("embedding_dim", "head_dim", "theta")
+"""Fields by which a Llama's config is known where no class is named."""
 
 _CLASS = re.compile(r"<class '(?:[\w.]+\.)?(\w+)'>")
 
@@ -37,20 +42,21 @@ _BACKEND_KWARGS = {
 }
 
 
-def config_from_xlstm_jax(metadata: str | Mapping[str, Any]) -> xLSTMLMModelConfig:
+def config_from_xlstm_jax(metadata: str | Mapping[str, Any]) -> LanguageModelConfig:
     """The model config that the peer saved with a checkpoint.
 
     Args:
         metadata: the JSON document (text or parsed): the whole metadata with its key "model", the part below that
-        key, or
-            the model config alone.
+            key, or the model config alone.
 
     Returns:
-        A config for one device. Fields that the peer ignored have the value that it acted on: the final norm is on,
-        weights are not tied.
+        A config for one device, of an xLSTM or a Llama. Fields that the peer ignored have the value that it acted on:
+        the final norm is on, weights are not tied. Its Llama divided queries times keys by the root of the number of
+        heads, and so does the one returned.
 
     Raises:
-        ConfigError: for text that is not JSON, a model that is no xLSTM, or a value that our model cannot have.
+        ConfigError: for text that is not JSON, a model that is no xLSTM and no Llama, or a value that our model cannot
+            have.
     """
     if isinstance(metadata, str):
         try:
@@ -60,15 +66,43 @@ def config_from_xlstm_jax(metadata: str | Mapping[str, Any]) -> xLSTMLMModelConf
     if not isinstance(metadata, Mapping):
         raise ConfigError(f"the metadata is {type(metadata).__name__}, but must be a JSON object")
     document = _plain(metadata)
-    parallel = None
+    parallel, model_class = None, None
     for key in ("model", "model_config", "config"):
         if isinstance(document.get(key), dict):
-            model_class = document[key].get("model_class")
-            if isinstance(model_class, str) and "xlstm" not in model_class.rsplit(".", 1)[-1].lower():
-                raise ConfigError(f"the metadata describes the model class {model_class!r}, which is no xLSTM")
+            model_class = document[key].get("model_class") or model_class
+            kind = str(model_class or "xlstm").rsplit(".", 1)[-1].lower()
+            if "xlstm" not in kind and "llama" not in kind:
+                raise ConfigError(f"the metadata describes the model class {model_class!r}, which is no xLSTM or Llama")
             parallel = document.get("parallel") or parallel
             document = document[key]
-    return _model(document, document.get("parallel") or parallel)
+    parallel = document.get("parallel") or parallel
+    if "llama" in str(model_class).rsplit(".", 1)[-1].lower() or (model_class is None and {*_OF_LLAMA} <= {*document}):
+        return _llama(document, parallel, model_class)
+    return _model(document, parallel)
+
+
+def _llama(data: dict[str, Any], parallel: Any, model_class: str | None) -> LlamaConfig:
+    missing = [name for name in ("vocab_size", "embedding_dim", "num_blocks") if name not in data]
+    if missing:
+        named = f"the model class {model_class!r}, which is no xLSTM" if model_class else "a Llama"
+        raise ConfigError(f"the metadata describes {named}, but model_config lacks {', '.join(missing)}")
+    if data.get("causal", True) is not True:
+        raise ConfigError(f"model_config.causal is {data['causal']!r}, but our Llama is causal: it must be true")
+    model = _keep(data, LlamaConfig, drop={"parallel", "attention_scale", "dropout", "context_length"})
+    _positive_cap(model, "logits_soft_cap")
+    # The peer's defaults where they are not ours, and what it left to the caller or took from elsewhere.
+    for name, default in (("scan_blocks", True), ("mask_across_document_boundaries", False), ("dtype", "float32")):
+        model.setdefault(name, default)
+    if not model.get("ffn_dim_multiplier", 1.0):
+        del model["ffn_dim_multiplier"]
+    model |= {
+        "dropout": data.get("dropout_rate") or 0.0,
+        "lm_head_dtype": model["dtype"],
+        "attention_scale": "num_heads",
+        "tie_weights": False,
+        "parallel": _parallel(parallel),
+    }
+    return from_json(LlamaConfig, model, "model_config")
 
 
 def _model(data: dict[str, Any], parallel: Any) -> xLSTMLMModelConfig:

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.hub.errors import WeightsError
+from xlstm_jax.models.language_model import LanguageModelConfig, build_model
+from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
 
 
 class _Source(NamedTuple):
@@ -29,13 +30,17 @@ class _Source(NamedTuple):
     """The axis that the splits are laid along, "equal" if all hold the same, or "sum"."""
     part: str | None = None
     """Which part of the tensor: "mlstm" or "z" of a joint up-projection."""
+    heads: str | None = None
+    """How heads lie in the tensor, which are side by side in ours: "last" for (..., heads, head_dim); "rotated" for the
+    same with pairs of features that rotate together side by side, "one rotated" for one such head alone; "first" for
+    (heads, head_dim, dim)."""
 
 
 _WRAPPERS = {"module", "Dense_0", "inner_layer", "xlstm_res_block", "ffn_res_block", "value"}
 
 _OUTSIDE = {
     "token_embedding.embedding": [_Source("token_embedding.embedding", -1)],
-    "xlstm_block_stack.post_blocks_norm.scale": [_Source("lm_head.out_norm.scale", "equal")],
+    "post_blocks_norm.scale": [_Source("lm_head.out_norm.scale", "equal")],
     "lm_head.kernel": [_Source("lm_head.out_dense.kernel", "equal")],
 }
 
@@ -107,6 +112,33 @@ _V2: dict[str, list[_Source]] = {
 
 _LAYERS = {"mlstm": _V2, "mlstm_v1": _V1}
 
+_LLAMA: dict[str, list[_Source]] = {
+    "attn_norm.scale": [_Source("attn.pre_norm.scale", "equal")],
+    "ffn_norm.scale": [_Source("ffn.pre_norm.scale", "equal")],
+    **{
+        f"attn.dense_{name}.{leaf}": [_Source(f"attn.attn.dense_{name}.{leaf}", "equal", None, heads)]
+        for name, heads in (("q", "rotated"), ("k", "rotated"), ("v", "last"))
+        for leaf in ("kernel", "bias")
+    },
+    "attn.dense_out.kernel": [_Source("attn.attn.dense_out.kernel", "equal", None, "first")],
+    "attn.dense_out.bias": [_Source("attn.attn.dense_out.bias", "equal")],
+    **{
+        f"attn.{name}.scale": [_Source(f"attn.attn.{name}.scale", "equal", None, "one rotated")]
+        for name in ("q_norm", "k_norm")
+    },
+    **{
+        f"ffn.{name}.{leaf}": [_Source(f"ffn.ffn.{name}.{leaf}", "equal")]
+        for name in ("proj_up", "proj_up_gate", "proj_down")
+        for leaf in ("kernel", "bias")
+    },
+}
+
+# Our name of the stack and the peer's of its blocks: a pattern whose group is "block" for all or a block's number.
+_STACKS = {
+    False: ("xlstm_block_stack", re.compile(r"xlstm_block_stack\.blocks\.(block|\d+)\.(.+)")),
+    True: ("block_stack", re.compile(r"block_stack\.(block|block_\d+)\.(.+)")),
+}
+
 
 class _Tensor(NamedTuple):
     """A tensor of the peer: its full name, the values, and whether an axis over splits stands in front."""
@@ -116,13 +148,12 @@ class _Tensor(NamedTuple):
     split: bool
 
 
-def params_from_xlstm_jax(flat: Mapping[str, Any], config: xLSTMLMModelConfig) -> dict[str, Any]:
-    """The parameters of `xLSTMLMModel(config)` from those of the peer.
+def params_from_xlstm_jax(flat: Mapping[str, Any], config: LanguageModelConfig) -> dict[str, Any]:
+    """The parameters of the xLSTM or Llama of a config from those of the peer.
 
     Args:
         flat: the peer's names -> arrays. Parts of a name are joined by "." or "/"; a leading "params." is optional.
-        Blocks
-            may be scanned (`blocks.block.`) or not (`blocks.0.`), whatever `config.scan_blocks` says.
+            Blocks may be scanned (`blocks.block.`) or not (`blocks.0.`), whatever `config.scan_blocks` says.
         config: the model, for example from `config_from_xlstm_jax`, with `vocab_size` set.
 
     Returns:
@@ -135,17 +166,22 @@ def params_from_xlstm_jax(flat: Mapping[str, Any], config: xLSTMLMModelConfig) -
     """
     wanted = _wanted_shapes(config)
     problems: list[str] = []
-    outside, blocks = _sort_names(flat, config.num_blocks, problems)
+    stack, pattern = _STACKS[isinstance(config, LlamaConfig)]
+    outside, blocks = _sort_names(flat, pattern, config.num_blocks, problems)
     used: set[str] = set()
     params: dict[str, Any] = {}
-    layer_type = config.mlstm_block.mlstm.layer_type if config.mlstm_block is not None else "mlstm"
+    if isinstance(config, LlamaConfig):
+        table = _LLAMA
+    else:
+        table = _LAYERS[config.mlstm_block.mlstm.layer_type if config.mlstm_block is not None else "mlstm"]
     for path, shape in wanted.items():
-        match = re.fullmatch(r"xlstm_block_stack\.blocks_(\d+)\.(.+)", path)
+        match = re.fullmatch(rf"{stack}\.blocks_(\d+)\.(.+)", path)
         if match:
-            tensors, sources = blocks[int(match[1])], _LAYERS[layer_type].get(match[2], [])
+            tensors, sources = blocks[int(match[1])], table.get(match[2], [])
         else:
-            tensors, sources = outside, _OUTSIDE[path]
-        value = _fetch(path, shape, sources, tensors, used, problems)
+            tensors, sources = outside, _OUTSIDE[path.removeprefix(f"{stack}.")]
+        head_dim = config.head_dim if isinstance(config, LlamaConfig) else 0
+        value = _fetch(path, shape, sources, tensors, used, problems, head_dim)
         if value is not None:
             _put(params, path.split("."), value)
     surplus = sorted({tensor.name for group in (outside, *blocks) for tensor in group.values()} - used)
@@ -160,24 +196,24 @@ def params_from_xlstm_jax(flat: Mapping[str, Any], config: xLSTMLMModelConfig) -
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
 
 
-def _wanted_shapes(config: xLSTMLMModelConfig) -> dict[str, tuple[int, ...]]:
+def _wanted_shapes(config: LanguageModelConfig) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every parameter of the unrolled model; the blocks are all alike, so one of them is traced."""
-    model = xLSTMLMModel(dataclasses.replace(config, scan_blocks=True))
+    model = build_model(dataclasses.replace(config, scan_blocks=True))
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     shapes: dict[str, tuple[int, ...]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = ".".join(key.key for key in path)
-        prefix = "xlstm_block_stack.blocks."
-        if name.startswith(prefix):
+        stack, inside, rest = name.partition(".blocks.")
+        if inside:
             for i in range(config.num_blocks):
-                shapes[f"xlstm_block_stack.blocks_{i}.{name.removeprefix(prefix)}"] = leaf.shape[1:]
+                shapes[f"{stack}.blocks_{i}.{rest}"] = leaf.shape[1:]
         else:
             shapes[name] = leaf.shape
     return shapes
 
 
 def _sort_names(
-    flat: Mapping[str, Any], num_blocks: int, problems: list[str]
+    flat: Mapping[str, Any], pattern: re.Pattern[str], num_blocks: int, problems: list[str]
 ) -> tuple[dict[str, _Tensor], list[dict[str, _Tensor]]]:
     """The tensors outside the blocks and those of each block, by their names without wrappers."""
     outside: dict[str, _Tensor] = {}
@@ -190,19 +226,22 @@ def _sort_names(
         group[key] = tensor
 
     for name, array in flat.items():
-        parts = name.replace("/", ".").removeprefix("params.").split(".")
-        value, split = np.asarray(array), "sharded" in parts
-        if parts[:2] != ["xlstm_block_stack", "blocks"] or len(parts) < 4:
+        dotted = name.replace("/", ".").removeprefix("params.")
+        value, split = np.asarray(array), "sharded" in dotted.split(".")
+        match = pattern.fullmatch(dotted)
+        which = match[1].removeprefix("block_") if match else ""
+        parts = (match[2] if match else dotted).split(".")
+        if not match:
             add(outside, parts, _Tensor(name, value, split))
-        elif parts[2] == "block":
+        elif which == "block":
             if value.ndim == 0 or value.shape[0] != num_blocks:
                 size = value.shape[0] if value.ndim else None
                 problems.append(f"mis-shaped: {name} holds {size} blocks, but the model has {num_blocks}")
                 continue
             for i, group in enumerate(blocks):
-                add(group, parts[3:], _Tensor(name, value[i], split))
-        elif parts[2].isdigit() and int(parts[2]) < num_blocks:
-            add(blocks[int(parts[2])], parts[3:], _Tensor(name, value, split))
+                add(group, parts, _Tensor(name, value[i], split))
+        elif int(which) < num_blocks:
+            add(blocks[int(which)], parts, _Tensor(name, value, split))
         else:
             problems.append(f"surplus: {name}, but the model has the blocks 0 to {num_blocks - 1}")
     return outside, blocks
@@ -215,6 +254,7 @@ def _fetch(
     tensors: dict[str, _Tensor],
     used: set[str],
     problems: list[str],
+    head_dim: int,
 ) -> np.ndarray | None:
     source = next((source for source in sources if source.name in tensors), None)
     if source is None:
@@ -236,6 +276,12 @@ def _fetch(
             problems.append(f"mis-shaped: {name} {value.shape} must hold more than the {shape[-1]} features of {path}")
             return None
         value = value[..., start : start + shape[-1]]
+    if source.heads is not None:
+        axes = {"first": 3, "one rotated": 1}.get(source.heads, len(shape) + 1)
+        if value.ndim != axes or value.shape[1 if source.heads == "first" else -1] != head_dim:
+            problems.append(f"mis-shaped: {name} {value.shape} must have heads of {head_dim} features for {path}")
+            return None
+        value = _side_by_side(value, source.heads)
     if value.shape != shape:
         problems.append(f"mis-shaped: {name} gives {value.shape}, but {path} needs {shape}")
         return None
@@ -256,6 +302,18 @@ def _merge(value: np.ndarray, how: int | str) -> np.ndarray:
     if how == "sum":
         return np.sum(shards, axis=0)
     return np.concatenate(shards, axis=int(how))
+
+
+def _side_by_side(value: np.ndarray, heads: str) -> np.ndarray:
+    """A tensor of the peer's Llama in our arrangement; see `_Source.heads`."""
+    if heads in ("rotated", "one rotated"):
+        # The features 2i and 2i + 1 rotate together there; here they are half a head apart.
+        value = np.concatenate([value[..., 0::2], value[..., 1::2]], axis=-1)
+    if heads == "one rotated":
+        return value
+    if heads == "first":
+        return value.reshape(-1, *value.shape[2:])
+    return value.reshape(*value.shape[:-2], -1)
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:

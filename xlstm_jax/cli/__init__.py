@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 VERBS = {
     "train": "train a model from a preset, or continue a run",
+    "plan": "parameters, operations and memory of an experiment, before it is trained",
     "generate": "continue a prompt with a trained model",
     "convert": "published weights to a run, or a run to the format of Hugging Face",
     "data": "turn text into a token store, or look into one",

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from xlstm_jax.cli.options import apply_options
-from xlstm_jax.config import ConfigError, near_miss
+from xlstm_jax.cli.target import RUNS, find_target, take_values
+from xlstm_jax.config import ConfigError
 from xlstm_jax.data.store import open_store
-from xlstm_jax.presets import get_preset, preset_names, preset_summary
+from xlstm_jax.presets import preset_names, preset_summary
 from xlstm_jax.runs.errors import ConfigChangedError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.config import Experiment
@@ -23,7 +24,6 @@ from xlstm_jax.training.config import Experiment
 if TYPE_CHECKING:
     from xlstm_jax.training.setup import Setup
 
-RUNS = Path("runs")
 SAMPLE_TOKENS = 80
 SAMPLE_TEMPERATURE = 0.7
 
@@ -97,17 +97,8 @@ def parse(argv: Sequence[str]) -> Call:
     if argv[0].startswith("-"):
         raise ConfigError(f"xlstm train takes a preset or a run first, but got {argv[0]!r}")
     call = Call(argv[0])
-    words = list(argv[1:])
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.partition("=")
-        if name not in ("--run", "--fork", "--set"):
-            call.options.append(word)
-            continue
-        if not equals:
-            if not words:
-                raise ConfigError(f"{name} needs a value after it")
-            value = words.pop(0)
+    call.options, taken = take_values(argv[1:], ["--run", "--fork", "--set"])
+    for name, value in taken:
         if name == "--set":
             call.assignments.append(value)
         else:
@@ -123,27 +114,20 @@ def run_path(name: str) -> Path:
 
 def _experiment_and_run(call: Call) -> tuple[Experiment, Path]:
     """The experiment with the call's changes, and the run it is for."""
-    if call.target in preset_names():
-        experiment, path = get_preset(call.target), run_path(call.run or call.target)
-    elif RunFolder(call.target).exists or len(Path(call.target).parts) > 1:
-        if call.run is not None:
-            raise ConfigError(f"{call.target} is a run itself, so --run {call.run} has no meaning; a copy needs --fork")
-        path = RunFolder.open(call.target).path
-        experiment = RunFolder(path).read_config(Experiment)
-    else:
-        hint = f" (there is a run {RUNS / call.target})" if RunFolder(RUNS / call.target).exists else ""
-        raise ConfigError(
-            f"{call.target!r} is neither a preset{near_miss(call.target, preset_names())} nor a run{hint}; presets are "
-            f"{', '.join(preset_names())}"
-        )
+    target = find_target(call.target)
+    if target.run is not None and call.run is not None:
+        raise ConfigError(f"{call.target} is a run itself, so --run {call.run} has no meaning; a copy needs --fork")
+    experiment, path = target.experiment, target.run or run_path(call.run or target.name)
     changed = apply_options(experiment, call.options, call.assignments, prog=f"xlstm train {call.target}")
     store = changed.data.store
     if store and store != experiment.data.store and changed.data.sources == experiment.data.sources:
         # Who names a store means that text: if it is missing, that of the preset or run must not take its place.
-        if call.target in preset_names():
-            changed = dataclasses.replace(changed, data=dataclasses.replace(changed.data, sources=()))
-        else:
-            open_store(store)
+        opened = open_store(store)
+        if target.run is None:
+            data = dataclasses.replace(changed.data, sources=())
+            if data.tokenizer == experiment.data.tokenizer:
+                data = dataclasses.replace(data, tokenizer=opened.tokenizer.kind)
+            changed = dataclasses.replace(changed, data=data)
     return changed, path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.training.config import DataConfig, Experiment, OptimizerConfig, TrainingConfig
@@ -21,7 +21,7 @@ def published(
     schedule: Literal["cosine", "linear", "exponential", "constant"] = "exponential",
     warmup_steps: int = 750,
     cooldown_steps: int = 2000,
-    **optimizer: Any,
+    eps: float = 1e-8,
 ) -> Experiment:
     """An experiment at a published size.
 
@@ -38,7 +38,7 @@ def published(
         schedule: the decay of the learning rate, to a tenth.
         warmup_steps: steps before the decay.
         cooldown_steps: steps after it.
-        **optimizer: other fields of `OptimizerConfig`.
+        eps: AdamW's epsilon.
     """
     return Experiment(
         model=model,
@@ -49,7 +49,10 @@ def published(
             warmup_steps=warmup_steps,
             cooldown_steps=cooldown_steps,
             end_lr_factor=0.1,
-            **({"betas": (0.9, 0.95), "weight_decay": 0.1, "grad_clip_norm": 0.5} | optimizer),
+            betas=(0.9, 0.95),
+            eps=eps,
+            weight_decay=0.1,
+            grad_clip_norm=0.5,
         ),
         training=TrainingConfig(
             steps=steps,

@@ -1,0 +1,152 @@
+"""`xlstm plan`: what an experiment will cost, before it costs anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from xlstm_jax.cli.options import apply_options
+from xlstm_jax.cli.target import find_target, take_values
+from xlstm_jax.config import ConfigError
+from xlstm_jax.presets import preset_names, preset_summary
+from xlstm_jax.runs.space import bytes_in_words
+from xlstm_jax.training.plan import Compile, Plan, plan
+
+FLAGS = {"--no-compile": "no", "--exact": "exact"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """See `usage`; returns the exit code."""
+    words = list(argv)
+    if words and words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    as_json = _take(words, "--json")
+    if not words:
+        _print_presets(as_json)
+        return 0
+    compile: Compile = "blocks"
+    for flag, value in FLAGS.items():
+        if _take(words, flag):
+            compile = value  # type: ignore[assignment]
+    target, *options = words
+    if target.startswith("-"):
+        raise ConfigError(f"xlstm plan takes a preset or a run first, but got {target!r}")
+    options, assignments = take_values(options, ["--set"])
+    found = find_target(target)
+    prog = f"xlstm plan {target}"
+    experiment = apply_options(found.experiment, options, [value for _, value in assignments], prog=prog)
+    _leave_accelerators_alone()
+    result = plan(experiment, compile)
+    if as_json:
+        print(json.dumps({"name": found.name} | result.to_dict(), indent=2))
+    else:
+        _print_plan(found.name, result, Console(highlight=False))
+    return 0
+
+
+def usage() -> str:
+    """The help."""
+    return (
+        "usage: xlstm plan PRESET|RUN [--field VALUE ...] [--set PATH=JSON ...] [--no-compile | --exact] [--json]\n"
+        "       xlstm plan\n\n"
+        "Parameters, operations and memory of an experiment: nothing is trained, no weight is made and no accelerator\n"
+        "used. The training step is compiled from shapes alone, for the processor, to see what it needs beside its\n"
+        "state: on an accelerator that is an estimate. Without an argument: the presets. Fields are those of\n"
+        "`xlstm train`; memory depends most on --batch_size, --accumulate and --context_length.\n\n"
+        "  --no-compile  leave the compilation out; memory for training is then a lower bound\n"
+        "  --exact       compile the very step; without it, blocks that the model does not scan over are compiled as\n"
+        "                a scan, for a mix once for each kind, which takes seconds where --exact takes minutes\n"
+        "  --json        print JSON: params, params_by_part, flops_per_token_forward, flops_per_token_training,\n"
+        "                tokens_per_step, steps, tokens, flops, state_bytes; in bytes training.{weights, gradients,\n"
+        "                optimizer, temporaries, total, fits}, serving.{weights, state_per_sequence, total, fits} and\n"
+        "                device.{name, total, free}; null for what is not known"
+    )
+
+
+def _take(words: list[str], flag: str) -> bool:
+    if flag not in words:
+        return False
+    words.remove(flag)
+    return True
+
+
+def _leave_accelerators_alone() -> None:
+    """Let JAX see the processor alone: somebody may be training on the accelerator."""
+    import jax
+
+    # Not by the variable JAX_PLATFORMS, which tells what the device at hand is.
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _print_presets(as_json: bool) -> None:
+    summaries = {name: preset_summary(name) for name in preset_names()}
+    if as_json:
+        print(json.dumps(summaries, indent=2))
+        return
+    width = max(map(len, summaries))
+    lines = "\n".join(f"  {name:{width}}  {summary}" for name, summary in summaries.items())
+    print(f"presets:\n{lines}\n\nwhat one costs: xlstm plan PRESET")
+
+
+def _print_plan(name: str, result: Plan, console: Console) -> None:
+    console.print(f"[bold]{name}[/bold]: {result.params:,} parameters", soft_wrap=True)
+    _print_rows(
+        console,
+        ("part", "parameters", "share"),
+        [(part, f"{count:,}", f"{count / result.params:.1%}") for part, count in result.params_by_part.items()],
+    )
+    training = result.training
+    console.print(
+        f"{result.flops_per_token_forward / 1e9:,.4g} GFLOP a token forward, "
+        f"{result.flops_per_token_training / 1e9:,.4g} in training, at {training.seq_len:,} tokens a row; "
+        f"{result.steps:,} steps of {result.tokens_per_step:,} tokens make {result.flops:.2e} FLOP",
+        soft_wrap=True,
+    )
+    console.print(f"state of a sequence: {bytes_in_words(result.state_bytes)}", soft_wrap=True)
+    rows = [
+        ("weights (float32)", bytes_in_words(training.weights)),
+        ("gradients", bytes_in_words(training.gradients)),
+        ("optimizer state", bytes_in_words(training.optimizer)),
+    ]
+    if training.temporaries is not None:
+        rows.append(("activations and temporaries", bytes_in_words(training.temporaries)))
+    known = training.temporaries is not None
+    rows.append(("together" if known else "at least", bytes_in_words(training.total)))
+    _print_rows(console, (f"training, {training.device_rows} rows at once", "memory"), rows)
+    compiled = f"{training.compiled} took {training.compile_seconds:.1f} s to compile" if known else training.compiled
+    console.print(compiled, soft_wrap=True)
+    serving = [("weights (float32)", bytes_in_words(result.serving.weights))]
+    for batch, size in result.serving.total.items():
+        serving.append((f"with the state of {batch} sequence{'s' if batch > 1 else ''}", bytes_in_words(size)))
+    _print_rows(console, ("serving", "memory"), serving)
+    console.print(_verdict(result), soft_wrap=True)
+
+
+def _print_rows(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table()
+    for index, title in enumerate(titles):
+        table.add_column(title, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _verdict(result: Plan) -> str:
+    """Whether the device at hand has enough memory, in a sentence or two."""
+    device = result.device
+    if device.total is None:
+        return f"{device.name} does not tell how much memory it has"
+    free = "" if device.free is None else f" ({bytes_in_words(device.free)} free now)"
+    fits = [batch for batch, size in result.serving.total.items() if result.fits(size)]
+    serving = f"enough to serve {fits[-1]} at once" if fits else "too little to serve it"
+    training = {
+        True: "enough to train it",
+        False: "[bold red]too little to train it[/bold red]: fewer rows at once (--accumulate) or a smaller model "
+        "needs less",
+        None: "whether it can train this shows without --no-compile",
+    }[result.training_fits]
+    return f"{device.name} has {bytes_in_words(device.total)}{free}: {serving}, {training}"

@@ -1,0 +1,280 @@
+"""What an experiment will cost, before it costs anything: parameters, operations, memory; no array is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from xlstm_jax.data.store import INDEX_FILE, open_store
+from xlstm_jax.data.tokenizer import load_tokenizer
+from xlstm_jax.models.language_model import LanguageModelConfig
+from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import SLSTM
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
+from xlstm_jax.training.config import Experiment, with_vocabulary
+from xlstm_jax.training.memory import DeviceMemory, device_memory
+from xlstm_jax.training.objective import Rows
+from xlstm_jax.training.setup import build, fresh_state
+from xlstm_jax.training.step import TrainState, make_train_step
+
+Compile = Literal["blocks", "exact", "no"]
+
+SERVING_BATCHES = (1, 8, 64)
+
+QUICK_CPU_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Leaves out what comes after memory has been laid out: half of the time."""
+
+
+@dataclass
+class TrainingMemory:
+    """Bytes on one device while it trains."""
+
+    batch_size: int
+    """Rows in a step."""
+    device_rows: int
+    """Rows that are worked on at once."""
+    seq_len: int
+    weights: int
+    gradients: int
+    optimizer: int
+    temporaries: int | None = None
+    """What the compiled step needs beside weights, gradients and optimizer state: activations, and working space of
+    the operations. None if it was not compiled."""
+    compiled: str = "not compiled"
+    """How `temporaries` was found."""
+    compile_seconds: float | None = None
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts; without `temporaries` it is a lower bound."""
+        return self.weights + self.gradients + self.optimizer + (self.temporaries or 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, and `total`."""
+        return dataclasses.asdict(self) | {"total": self.total}
+
+
+@dataclass
+class ServingMemory:
+    """Bytes on one device while it generates: the weights, and a state for each sequence."""
+
+    weights: int
+    state_per_sequence: int
+    total: dict[int, int] = field(default_factory=dict)
+    """Batch size -> weights and states."""
+
+
+@dataclass
+class Plan:
+    """The cost of an experiment. Sizes are in bytes; operations count matrix products alone, a multiplication and an
+    addition as two."""
+
+    params: int
+    """Number of parameters."""
+    params_by_part: dict[str, int]
+    flops_per_token_forward: float
+    """At a sequence length of `training.seq_len`."""
+    flops_per_token_training: float
+    """Forward and backward, without recomputation."""
+    tokens_per_step: int
+    steps: int
+    state_bytes: int
+    """State of one sequence."""
+    training: TrainingMemory
+    serving: ServingMemory
+    device: DeviceMemory
+
+    @property
+    def flops(self) -> float:
+        """Operations of the whole training."""
+        return self.flops_per_token_training * self.tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole training."""
+        return self.tokens_per_step * self.steps
+
+    @property
+    def training_fits(self) -> bool | None:
+        """Whether training fits on the device; None where its memory is unknown, or the need only a lower bound."""
+        if self.fits(self.training.total) and self.training.temporaries is None:
+            return None
+        return self.fits(self.training.total)
+
+    def fits(self, size: int) -> bool | None:
+        """Whether so many bytes fit on the device; None where its memory is unknown."""
+        return None if self.device.total is None else size <= self.device.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values: the fields, and `tokens`, `flops`, `training.total` and what fits."""
+        data = dataclasses.asdict(self)
+        data["training"] = self.training.to_dict() | {"fits": self.training_fits}
+        data["serving"]["total"] = {str(batch): size for batch, size in self.serving.total.items()}
+        data["serving"]["fits"] = {str(batch): self.fits(size) for batch, size in self.serving.total.items()}
+        return data | {"tokens": self.tokens, "flops": self.flops}
+
+
+def plan(experiment: Experiment, compile: Compile = "blocks") -> Plan:
+    """The cost of an experiment on one device.
+
+    Args:
+        experiment: what to train. A vocabulary that it leaves to the tokenizer is taken from its store if that is
+            there, else from what `data` asks for.
+        compile: what to compile for the memory of a training step, from shapes alone. "blocks": the step with a scan
+            over the blocks, for a mix once for each kind of block, which takes a few seconds whatever the depth.
+            "exact": the very step that would be trained, which for many blocks without `scan_blocks` takes minutes.
+            "no": nothing.
+
+    Raises:
+        ConfigError: for an experiment that cannot be built.
+    """
+    experiment = with_known_vocabulary(experiment)
+    model, _ = build(experiment)
+    params = model.param_count
+    parts = _sum_over_kinds(experiment, _params_by_part)
+    assert sum(parts.values()) == params
+    opt_bytes = _sum_over_kinds(experiment, _optimizer_bytes)["optimizer"]
+    weights = params * jnp.dtype(jnp.float32).itemsize
+    settings, seq_len = experiment.training, experiment.seq_len
+    training = TrainingMemory(
+        batch_size=settings.batch_size,
+        device_rows=settings.batch_size // settings.accumulate,
+        seq_len=seq_len,
+        weights=weights,
+        gradients=weights,
+        optimizer=opt_bytes,
+    )
+    if compile != "no":
+        start = time.perf_counter()
+        if compile == "exact" or experiment.model.scan_blocks:
+            temporaries, how = _temporaries(experiment)["temporaries"], "the step"
+        else:
+            temporaries = _sum_over_kinds(experiment, _temporaries)["temporaries"]
+            kinds = len(set(_kinds(experiment.model)))
+            how = "the step with a scan over the blocks" + (", once for each kind" if kinds > 1 else "")
+        training.compile_seconds = time.perf_counter() - start
+        training.temporaries = max(temporaries - training.gradients, 0)
+        training.compiled = f"{how}, for {jax.default_backend()}"
+    state = model.state_bytes
+    totals = {batch: weights + batch * state for batch in SERVING_BATCHES}
+    return Plan(
+        params=params,
+        params_by_part=parts,
+        flops_per_token_forward=model.flops_per_token(seq_len),
+        flops_per_token_training=model.flops_per_token(seq_len, train=True),
+        tokens_per_step=settings.batch_size * seq_len,
+        steps=settings.steps,
+        state_bytes=state,
+        training=training,
+        serving=ServingMemory(weights, state, totals),
+        device=device_memory(),
+    )
+
+
+def with_known_vocabulary(experiment: Experiment) -> Experiment:
+    """A copy whose vocabulary size is set, as far as can be told without reading any text.
+
+    Raises:
+        ConfigError: if the model's own vocabulary is smaller than the tokenizer's.
+        DataError: for a store or tokenizer that cannot be read.
+    """
+    data = experiment.data
+    if (data.store_path() / INDEX_FILE).is_file():
+        return with_vocabulary(experiment, open_store(data.store_path()).vocab_size)
+    if experiment.model.vocab_size != -1:
+        return experiment
+    asked = data.vocab_size if data.tokenizer == "bpe" else load_tokenizer(data.tokenizer).vocab_size
+    return with_vocabulary(experiment, asked)
+
+
+T = TypeVar("T")
+
+
+def _kinds(config: LanguageModelConfig) -> list[int]:
+    """The kind of each block; a Transformer's are all alike."""
+    return config.block_map if isinstance(config, xLSTMLMModelConfig) else [0] * config.num_blocks
+
+
+def _sum_over_kinds(experiment: Experiment, measure: Callable[[Experiment], dict[str, int]]) -> dict[str, int]:
+    """What `measure` says of a stack, from stacks that scan over blocks of one kind: quick at any depth.
+
+    Exact for what is a sum over blocks. What stands around the blocks is counted once.
+    """
+    config = experiment.model
+    counts = Counter(_kinds(config))
+
+    def of(kind: int, blocks: int) -> Counter[str]:
+        changes: dict[str, Any] = {"num_blocks": blocks, "scan_blocks": True}
+        if isinstance(config, xLSTMLMModelConfig):
+            changes["slstm_at"] = "all" if kind == SLSTM else []
+        return Counter(measure(dataclasses.replace(experiment, model=dataclasses.replace(config, **changes))))
+
+    first, *others = sorted(counts)
+    total = of(first, counts[first])
+    for kind in others:
+        # Two and not one, because a compiler unrolls a loop of one turn.
+        more, two = of(kind, counts[kind] + 2), of(kind, 2)
+        for name in more:
+            total[name] += more[name] - two[name]
+    return dict(total)
+
+
+def _state_shapes(experiment: Experiment) -> TrainState:
+    model, optimizer = build(experiment)
+    return jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
+
+
+def _params_by_part(experiment: Experiment) -> dict[str, int]:
+    config = experiment.model
+    memory = "attention" if not isinstance(config, xLSTMLMModelConfig) else ("mLSTM", "sLSTM")[config.block_map[0]]
+    parts: Counter[str] = Counter()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(_state_shapes(experiment).params):
+        parts[_part(jax.tree_util.keystr(path, simple=True, separator="/").split("/"), memory)] += math.prod(leaf.shape)
+    return dict(parts)
+
+
+def _part(names: list[str], memory: str) -> str:
+    """The part of a model that a parameter belongs to, by its path."""
+    if names[0] == "token_embedding":
+        return "embedding"
+    if names[0] == "lm_head":
+        return "head"
+    layer = names[2] if len(names) > 3 else names[1]
+    if layer in ("xlstm", "attn"):
+        return f"{memory} layers"
+    return "feed-forward layers" if layer == "ffn" else "norms"
+
+
+def _optimizer_bytes(experiment: Experiment) -> dict[str, int]:
+    leaves = jax.tree.leaves(_state_shapes(experiment).opt_state)
+    return {"optimizer": sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)}
+
+
+def _temporaries(experiment: Experiment) -> dict[str, int]:
+    """Bytes that the compiled training step needs beside its state."""
+    model, optimizer = build(experiment)
+    training = experiment.training
+    shape = (training.batch_size, experiment.seq_len)
+    tokens: Any = jax.ShapeDtypeStruct(shape, jnp.int32)
+    flags: Any = jax.ShapeDtypeStruct(shape, jnp.bool_)
+    rows = Rows(inputs=tokens, targets=tokens, document_borders=flags, loss_mask=flags)
+    step: Any = make_train_step(
+        model,
+        optimizer,
+        seed=training.seed,
+        accumulate=training.accumulate,
+        dropout=experiment.model.dropout > 0,
+    )
+    options = QUICK_CPU_COMPILE if jax.default_backend() == "cpu" else None
+    memory = step.lower(_state_shapes(experiment), rows).compile(compiler_options=options).memory_analysis()
+    if memory is None:
+        return {"temporaries": 0}
+    fresh_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {"temporaries": memory.temp_size_in_bytes + max(fresh_outputs, 0)}

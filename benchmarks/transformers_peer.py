@@ -56,10 +56,8 @@ def configs() -> dict[str, LanguageModelConfig]:
         xlstm = small_v1(dim, blocks, 4, SEQ)
         block = xlstm.mlstm_block
         assert block is not None
-        # The format has the published model's norm over the heads, and no documents.
-        cell = dataclasses.replace(
-            block.mlstm.mlstm_cell, norm_type_v1="layernorm", reset_at_document_boundaries=False, reset_mode="gate"
-        )
+        # Theirs knows no documents.
+        cell = dataclasses.replace(block.mlstm.mlstm_cell, reset_at_document_boundaries=False, reset_mode="gate")
         block = dataclasses.replace(block, mlstm=dataclasses.replace(block.mlstm, mlstm_cell=cell))
         found[f"xlstm-{name}"] = dataclasses.replace(xlstm, mlstm_block=block, vocab_size=VOCAB)
         found[f"llama-{name}"] = LlamaConfig(

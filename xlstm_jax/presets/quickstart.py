@@ -25,7 +25,7 @@ def small_v1(dim: int, blocks: int, heads: int, context_length: int) -> xLSTMLMM
                 mlstm_cell=mLSTMCellConfig(
                     gate_soft_cap=15.0,
                     igate_bias_init_range=-10.0,
-                    norm_type_v1="rmsnorm",
+                    norm_type_v1="layernorm",
                     reset_at_document_boundaries=True,
                     reset_mode="exact",
                 ),

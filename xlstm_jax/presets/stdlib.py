@@ -16,7 +16,7 @@ def stdlib() -> Experiment:
         data=DataConfig(sources=("stdlib",), tokenizer="bpe", vocab_size=4096, validation_fraction=0.02),
         optimizer=OptimizerConfig(lr=2e-3, warmup_steps=100, schedule="cosine", end_lr_factor=0.03, weight_decay=0.1),
         training=TrainingConfig(
-            steps=1600,
+            steps=1500,
             batch_size=8,
             eval_every=200,
             eval_tokens=65536,

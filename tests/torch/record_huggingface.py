@@ -29,7 +29,7 @@ def record(name, model, length=70, dtype=torch.float32, max_shard_size="40KB"):
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     model = model.float()
-    tokens = tokens_of(2, length, 64)
+    tokens = tokens_of(1, length, 64)
     logits = logits_of(model, tokens)
     greedy = greedy_by_reading_again(model, tokens[:, :7], 20)
     np.savez_compressed(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ config as config.json); written are the first two. A run's newest good checkpoin
 every tensor is accounted for, and OUT must not be there yet.
 """
 
+_M_MMAP_THRESHOLD = -3
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -36,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     # After the parser, so that --help needs no JAX.
     from xlstm_jax.hub.safetensors_files import refuse_existing
 
+    _give_memory_back_at_once()
     source = _source(arguments.source)
     is_run = (source / "checkpoints").is_dir()
     target = arguments.to or ("huggingface" if is_run else "run")
@@ -55,6 +60,12 @@ def main(argv: Sequence[str]) -> int:
         refuse_existing(out)
         _to_huggingface(source, out, arguments)
     return 0
+
+
+def _give_memory_back_at_once() -> None:
+    """Tell glibc not to keep freed blocks of megabytes: tensors come one after the other, each of its own size."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library has ways of its own
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from xlstm_jax.config import ConfigError
 from xlstm_jax.hub import huggingface_llama, huggingface_xlstm
 from xlstm_jax.hub.errors import WeightsError, refuse
 from xlstm_jax.hub.safetensors_files import StoredTensor
-from xlstm_jax.hub.tensor_map import FLOATS, Entry, read_params
+from xlstm_jax.hub.tensor_map import FLOATS, Entry, on_device, read_params
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
@@ -60,12 +60,15 @@ def detect(document: Mapping[str, Any], asked: str | None = None) -> Format:
     Raises:
         ConfigError: if it is none of those known.
     """
-    if asked is not None:
-        for row in FORMATS:
-            if row.name == asked:
-                return row
-        raise ConfigError(f"the format is {asked!r}, but must be one of {', '.join(row.name for row in FORMATS)}")
     found = next((row for row in FORMATS if row.detects(document)), None)
+    if asked is not None:
+        wanted = next((row for row in FORMATS if row.name == asked), None)
+        if wanted is None:
+            raise ConfigError(f"the format is {asked!r}, but must be one of {', '.join(row.name for row in FORMATS)}")
+        if found is not wanted and (found is not None or "model_type" in document):
+            other = f", which is the format {found.name}" if found else ""
+            raise ConfigError(f"config.json has model_type {document.get('model_type')!r}{other}, not {asked}")
+        return wanted
     if found is None:
         known = "; ".join(f"{row.name}: {row.title}" for row in FORMATS)
         kind = document.get("model_type")
@@ -128,7 +131,7 @@ def _on_device(tree: dict[str, Any], dtype: str | None) -> dict[str, Any]:
         if isinstance(value, dict):
             _on_device(value, dtype)
         else:
-            tree[name] = jnp.asarray(value, None if dtype is None else FLOATS[dtype])
+            tree[name] = on_device(value if dtype is None else value.astype(FLOATS[dtype], copy=False))
     return tree
 
 

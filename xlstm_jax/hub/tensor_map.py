@@ -122,10 +122,17 @@ def read_params(
             ours = shapes[part.path]
             rows = part.shape(ours)[0]
             piece = part.to_ours(values[start : start + rows], ours)
-            # A JAX array, because a checkpoint is written from it without a copy.
-            flat[part.path] = jnp.asarray(np.ascontiguousarray(piece), None if dtype is None else FLOATS[dtype])
+            flat[part.path] = on_device(piece if dtype is None else piece.astype(FLOATS[dtype], copy=False))
             start += rows
     return _nested(flat, config)
+
+
+def on_device(value: np.ndarray) -> jax.Array:
+    """A JAX array of values that nobody else has; a checkpoint is written from it without another copy.
+
+    It waits for the copy, if there is one: else the originals of all tensors would wait for the last.
+    """
+    return jax.block_until_ready(jax.device_put(np.ascontiguousarray(value), may_alias=True))
 
 
 def tensors_from_params(

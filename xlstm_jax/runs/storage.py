@@ -28,6 +28,10 @@ if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
     from jaxtyping import PyTree
 
 
+_FILE_BYTES, _MOST_FILES = 4_000_000, 256
+"""What is to be written is gathered in memory until it fills a file; Orbax's own files are of 2 GB."""
+
+
 class AsyncWriter:
     """Writes the parts of a state into a folder in the background, one state at a time."""
 
@@ -44,7 +48,13 @@ class AsyncWriter:
         if self._checkpointer is None:
             self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         parts = {part: {n: _own(a) for n, a in leaves.items() if layout(a).size} for part, leaves in state.items()}
-        items = {part: ocp.args.StandardSave(nested(leaves)) for part, leaves in parts.items() if leaves}
+        size = sum(leaf.nbytes for leaves in parts.values() for leaf in leaves.values())
+        target = max(_FILE_BYTES, size // _MOST_FILES)
+        items = {
+            part: ocp.args.PyTreeSave(nested(leaves), ocdbt_target_data_file_size=target)
+            for part, leaves in parts.items()
+            if leaves
+        }
         if items:
             self._checkpointer.save(folder.absolute(), args=ocp.args.Composite(**items))
 
@@ -144,12 +154,14 @@ def _read_arrays(
 
 def _on_device(value: Any) -> Any:
     import jax
-    import jax.numpy as jnp
 
     settings: Any = jax.config
     # JAX cuts 64-bit types down unless told otherwise; these stay NumPy arrays.
     wide = value.dtype in (np.int64, np.uint64, np.float64, np.complex128)
-    return value if wide and not settings.jax_enable_x64 else jnp.asarray(value)
+    if wide and not settings.jax_enable_x64:
+        return value
+    # Nobody else has these values, so they need no second copy; one at a time, or all the originals wait for the last.
+    return jax.block_until_ready(jax.device_put(value, may_alias=True))
 
 
 def _own(array: Any) -> Any:

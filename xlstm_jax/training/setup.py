@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,15 @@ from xlstm_jax.data.prepare import prepare
 from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
 from xlstm_jax.data.tokenizer import load_tokenizer
 from xlstm_jax.evaluation.perplexity import Scorer
+from xlstm_jax.hub.safetensors_files import appearing_folder
 from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
-from xlstm_jax.runs.errors import DamagedRunError
+from xlstm_jax.runs.errors import DamagedCheckpointError, DamagedRunError, RunExistsError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.runs.space import bytes_in_words
 from xlstm_jax.training.config import Experiment, with_vocabulary
-from xlstm_jax.training.errors import WrongStoreError
+from xlstm_jax.training.errors import TrainingError, WrongStoreError
 from xlstm_jax.training.optimizer import make_optimizer
 from xlstm_jax.training.step import TrainState, init_state
 
@@ -66,8 +68,14 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
     Raises:
         ConfigChangedError: if the run was begun with values that may not change.
         WrongStoreError: if the token store is not the run's.
+        TrainingError: if the run holds converted weights; a fork of it can be trained.
         DiskFullError: if the disk has no room for the checkpoints to come.
     """
+    if is_converted(run):
+        raise TrainingError(
+            f"{run} holds weights that were trained elsewhere, and stays as it is; train a copy of it on a text of "
+            f"yours: xlstm train {run} --fork NAME --sources PATH --steps N"
+        )
     recorded = run.read_config(Experiment) if run.exists else None
     if recorded is not None:
         experiment = filled_in(experiment, recorded)
@@ -102,6 +110,8 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
 def fork_run(source: RunFolder, path: Path, experiment: Experiment, say: Say) -> RunFolder:
     """A new run at `path` that goes on from another's newest good checkpoint, with other values where these fit.
 
+    One of converted weights begins at step 0, with parameters in float32 and a fresh optimizer.
+
     Raises:
         StateMismatchError: if the new model or optimizer has other arrays than the checkpoint.
         WrongStoreError: if the store has another tokenizer. In either case no run is made.
@@ -110,8 +120,39 @@ def fork_run(source: RunFolder, path: Path, experiment: Experiment, say: Say) ->
     _check_store(source, experiment, open_or_prepare(experiment, say))
     model, optimizer = build(experiment)
     target = jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
+    if is_converted(source):
+        return _begin_with_weights(source, path, experiment, optimizer, target)
     source.checkpoints(read_only=True).restore(target._asdict())
     return source.fork(path, experiment)
+
+
+def is_converted(run: RunFolder) -> bool:
+    """Whether a run's newest checkpoint holds parameters alone, as one that was made of published weights."""
+    checkpoints = run.checkpoints(read_only=True)
+    try:
+        return bool(checkpoints.steps()) and checkpoints.parts() == {"params"}
+    except DamagedCheckpointError:
+        return False  # whoever reads it says so
+
+
+def _begin_with_weights(
+    source: RunFolder, path: Path, experiment: Experiment, optimizer: optax.GradientTransformation, target: TrainState
+) -> RunFolder:
+    if path.exists():
+        raise RunExistsError(f"{path} exists already; choose another name for the copy")
+    _, params, _ = source.read_params(None, target.params, any_float=True)
+    params = jax.tree.map(lambda leaf, wanted: leaf.astype(wanted.dtype), params, target.params)
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    with appearing_folder(path) as folder:
+        draft = RunFolder(folder)
+        for part in (source.tokenizer_dir, source.huggingface_dir):
+            if part.is_dir():
+                shutil.copytree(part, draft.path / part.name)
+        draft.write_environment()
+        with draft.checkpoints() as checkpoints:
+            checkpoints.save(0, state._asdict(), {"tokens_seen": 0})
+        draft.write_config(experiment)
+    return RunFolder(path)
 
 
 def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool = True) -> Experiment:

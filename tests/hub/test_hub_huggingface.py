@@ -1,0 +1,636 @@
+"""Folders of Hugging Face to runs and back, against what transformers computed (recorded, see tests/torch)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import xlstm_jax
+from xlstm_jax.cli import main
+from xlstm_jax.config import ConfigError
+from xlstm_jax.data.byte_level import train_byte_level
+from xlstm_jax.data.tokenizer import ByteTokenizer, load_tokenizer
+from xlstm_jax.hub import huggingface_llama, huggingface_xlstm
+from xlstm_jax.hub.errors import WeightsError
+from xlstm_jax.hub.folders import Kept, open_source, parse_size, read_tokenizer, write_huggingface
+from xlstm_jax.hub.formats import ReadOptions, Weights, detect, to_huggingface
+from xlstm_jax.hub.safetensors_files import NewTensor, open_tensors, write_tensors
+from xlstm_jax.hub.tensor_map import unrolled_shapes
+from xlstm_jax.kernels.closeness import relative_error
+from xlstm_jax.models.language_model import build_model
+from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.presets.quickstart import small_v1, tiny
+from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.training.converted import write_run
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RECORDED = ["hf_xlstm_single", "hf_xlstm_fused", "hf_llama_gqa"]
+CLOSE = 1e-5
+
+
+def bits(folder):
+    return {name: (t.shape, t.dtype, t.read().tobytes()) for name, t in open_tensors(folder).items()}
+
+
+def document(name="hf_xlstm_single", **changes):
+    return json.loads((GOLDEN / name / "config.json").read_text()) | changes
+
+
+def read(folder, **options):
+    return open_source(folder).read(ReadOptions(**options))
+
+
+def copy_of(name, out, **changes):
+    """A recorded folder with another config."""
+    shutil.copytree(GOLDEN / name, out)
+    (out / "config.json").write_text(json.dumps(document(name, **changes)))
+    return out
+
+
+def rewrite(folder, change):
+    """The folder's tensors, changed, in one file."""
+    tensors = change({name: t.read() for name, t in open_tensors(folder).items()})
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    write_tensors(folder, {n: NewTensor(v.shape, v.dtype, lambda v=v: v) for n, v in tensors.items()})
+
+
+# -- what transformers computed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_logits_losses_and_continuations_are_those_of_transformers(name):
+    weights = read(GOLDEN / name, dtype="float32")
+    expected = np.load(GOLDEN / name / "expected.npz")
+    model, tokens = build_model(weights.config), expected["tokens"]
+    apply = jax.jit(lambda tokens: model.apply({"params": weights.params}, tokens))
+    logits = np.asarray(apply(tokens))
+    assert relative_error(logits, expected["logits"]) < CLOSE
+    chosen = np.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), tokens[:, 1:, None], axis=-1)
+    assert relative_error(-chosen[..., 0], expected["losses"]) < CLOSE
+    row = np.concatenate([tokens[:, :7], expected["greedy"]], axis=1)
+    padded = np.pad(row, ((0, 0), (0, tokens.shape[1] - row.shape[1])))
+    np.testing.assert_array_equal(np.asarray(apply(padded))[:, 6:26].argmax(-1), expected["greedy"])
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_round_trip_gives_every_bit_and_the_config_back(tmp_path, name):
+    assert main(["convert", str(GOLDEN / name), str(tmp_path / "run")]) == 0
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "back"), "--shard-size", "30KB"]) == 0
+    assert bits(tmp_path / "back") == bits(GOLDEN / name)
+    back = json.loads((tmp_path / "back/config.json").read_text())
+    assert {key: back.get(key) for key in document(name)} == document(name)
+    assert (tmp_path / "back/generation_config.json").is_file()
+    again = read(tmp_path / "back")
+    run = xlstm_jax.load(tmp_path / "run")
+    assert again.config == run.config
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+
+
+def test_fused_and_single_weights_are_the_same_model(tmp_path):
+    weights = read(GOLDEN / "hf_xlstm_fused")
+    for mode in ("single", "fused"):
+        kept = Kept(record=weights.record)
+        write_huggingface(tmp_path / mode, weights.config, weights.params, None, kept, weight_mode=mode)
+        again = read(tmp_path / mode)
+        assert again.config == weights.config
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(again.params)} == {"bfloat16"}
+        jax.tree.map(np.testing.assert_array_equal, again.params, weights.params)
+    assert set(bits(tmp_path / "single")) == set(bits(GOLDEN / "hf_xlstm_single"))
+    assert bits(tmp_path / "fused") == bits(GOLDEN / "hf_xlstm_fused")
+
+
+def test_scanned_blocks_are_written_like_unrolled_ones(tmp_path):
+    for name in ("hf_xlstm_single", "hf_llama_gqa"):
+        weights = read(GOLDEN / name)
+        scanned = dataclasses.replace(weights.config, scan_blocks=True)
+        from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
+
+        write_huggingface(tmp_path / name, scanned, stack_blocks(weights.params), None)
+        assert bits(tmp_path / name) == bits(GOLDEN / name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_cast_on_request_alone(tmp_path, dtype):
+    source = GOLDEN / "hf_xlstm_single"
+    weights = read(source, dtype=dtype)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(weights.params)} == {dtype}
+    assert weights.config.dtype == weights.config.lm_head_dtype == dtype
+    kept = read(source)
+    write_huggingface(tmp_path / "out", kept.config, kept.params, None, dtype=dtype)
+    kind = jnp.dtype(dtype)
+    for name, tensor in open_tensors(tmp_path / "out").items():
+        assert tensor.read().tobytes() == open_tensors(source)[name].read().astype(kind).tobytes()
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == dtype
+
+
+def test_mixed_dtypes_stay_mixed(tmp_path):
+    folder = copy_of("hf_xlstm_single", tmp_path / "mixed")
+    rewrite(folder, lambda tensors: {n: v if "norm" in n else v.astype(ml_dtypes.bfloat16) for n, v in tensors.items()})
+    assert main(["convert", str(folder), str(tmp_path / "run")]) == 0
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "back")]) == 0
+    assert bits(tmp_path / "back") == bits(folder)
+    assert xlstm_jax.load(tmp_path / "run").config.dtype == "float32"
+
+
+# -- configs ----------------------------------------------------------------------------------------------------------
+
+PUBLISHED = {
+    "add_embedding_dropout": False,
+    "add_forward_backend_padding": False,
+    "add_post_blocks_norm": True,
+    "add_post_norm": False,
+    "add_qk_norm": False,
+    "cell_norm_eps": 1e-6,
+    "head_dim": 512,
+    "igate_bias_init_range": -10.0,
+    "mlstm_round_up_to_multiple_of": 64,
+    "force_bos_token_insert": True,
+    "chunkwise_kernel": "chunkwise--triton_xl_chunk",
+    "embedding_dim": 4096,
+    "num_blocks": 32,
+    "num_heads": 8,
+    "vocab_size": 50304,
+    "torch_dtype": "float32",
+    "model_type": "xlstm",
+}
+
+
+def test_the_published_config_gives_the_model_with_its_number_of_parameters():
+    config = huggingface_xlstm.config_from_huggingface(PUBLISHED, "bfloat16")
+    assert build_model(config).param_count == 6_865_424_896
+    back = PUBLISHED | huggingface_xlstm.huggingface_from_config(config)
+    assert huggingface_xlstm.config_from_huggingface(back, "bfloat16") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_bias": True}, "use_bias is True"),
+        ({"add_out_norm": False}, "add_out_norm is False"),
+        ({"add_post_blocks_norm": False}, "add_post_blocks_norm is False"),
+        ({"add_qk_norm": True}, "add_qk_norm is True"),
+        ({"add_post_norm": True}, "add_post_norm is True"),
+        ({"cell_norm_eps": 1e-5}, "cell_norm_eps is 1e-05, but norm_eps is 1e-06"),
+        ({"head_dim": 3}, "head_dim is 3"),
+        ({"hidden_size": 64}, "hidden_size is 64 and embedding_dim is 32"),
+        ({"num_blocks": 5}, "num_hidden_layers is 2 and num_blocks is 5"),
+        ({"num_heads": "2"}, "num_heads is '2', but must be a whole number"),
+        ({"num_heads": True}, "num_heads is True"),
+        ({"norm_eps": -1}, "norm_eps is -1"),
+        ({"weight_mode": "double"}, "weight_mode is 'double'"),
+        ({"chunkwise_kernel": "chunkwise--triton_xl_chunk_siging"}, "no sigmoid input gate"),
+        ({"model_type": "mamba"}, "model_type 'mamba', which is no format known here"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1"),
+    ],
+)
+def test_an_xlstm_config_that_would_be_another_function_is_refused(tmp_path, changes, message):
+    folder = copy_of("hf_xlstm_single", tmp_path / "source", **changes)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type is 'linear'"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters.rope_type is 'llama3'"),
+        ({"rope_parameters": {"rope_type": "default", "factor": 8.0}}, "rope_parameters.factor is 8.0"),
+        ({"rope_theta": 3.0}, "rope_theta is 3.0 and rope_parameters.rope_theta is 500.0"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"head_dim": 16}, "head_dim is 16"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"num_key_value_heads": 3}, "num_kv_heads is 3"),
+    ],
+)
+def test_a_llama_config_that_would_be_another_function_is_refused(tmp_path, changes, message):
+    folder = copy_of("hf_llama_gqa", tmp_path / "source", **changes)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read(folder)
+
+
+@pytest.mark.parametrize("dim", [32, 96, 128, 768, 4096])
+@pytest.mark.parametrize("factor", [1.3, 2.667, 8 / 3, 3.001])
+@pytest.mark.parametrize("multiple", [1, 8, 64])
+def test_the_feed_forward_layer_has_the_formats_width_both_ways(dim, factor, multiple):
+    data = document(hidden_size=dim, embedding_dim=dim, ffn_proj_factor=factor, ffn_round_up_to_multiple_of=multiple)
+    config = huggingface_xlstm.config_from_huggingface(data)
+    width = int((dim * factor + multiple - 1) // multiple * multiple)
+    assert unrolled_shapes(config)["xlstm_block_stack.blocks_0.ffn.proj_up.kernel"] == (dim, width)
+    back = huggingface_xlstm.huggingface_from_config(config)
+    assert huggingface_xlstm.ffn_width(dim, back["ffn_proj_factor"], back["ffn_round_up_to_multiple_of"]) == width
+
+
+def with_cell(config, **fields):
+    mlstm = config.mlstm_block.mlstm
+    cell = dataclasses.replace(mlstm.mlstm_cell, **fields)
+    block = dataclasses.replace(config.mlstm_block, mlstm=dataclasses.replace(mlstm, mlstm_cell=cell))
+    return dataclasses.replace(config, mlstm_block=block)
+
+
+def expressible():
+    return dataclasses.replace(small_v1(32, 2, 2, 64), vocab_size=64)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda c: with_cell(c, norm_type_v1="rmsnorm"), "mlstm_cell.norm_type_v1 is 'rmsnorm'"),
+        (lambda c: with_cell(c, add_qk_norm=True), "mlstm_cell.add_qk_norm"),
+        (lambda c: with_cell(c, gate_soft_cap=None), "mlstm_cell.gate_soft_cap is None"),
+        (lambda c: with_cell(c, norm_eps=1e-5), "mlstm_cell.norm_eps is 1e-05"),
+        (lambda c: dataclasses.replace(c, logits_soft_cap=None), "model.logits_soft_cap is None"),
+        (lambda c: dataclasses.replace(c, norm_type="layernorm"), "model.norm_type is 'layernorm'"),
+        (lambda c: dataclasses.replace(c, bias=True), "model.bias is True"),
+        (lambda c: dataclasses.replace(c, add_post_blocks_norm=False), "model.add_post_blocks_norm"),
+        (
+            lambda c: dataclasses.replace(c, mlstm_block=dataclasses.replace(c.mlstm_block, feedforward=None)),
+            "mlstm_block.feedforward is None",
+        ),
+        (
+            lambda c: dataclasses.replace(
+                c,
+                mlstm_block=dataclasses.replace(
+                    c.mlstm_block, mlstm=dataclasses.replace(c.mlstm_block.mlstm, layer_type="mlstm")
+                ),
+            ),
+            "mlstm.layer_type is 'mlstm'",
+        ),
+    ],
+)
+def test_a_model_that_the_format_cannot_express_is_refused_with_its_field(change, field):
+    to_huggingface(expressible())
+    with pytest.raises(ConfigError, match=re.escape(field)):
+        to_huggingface(change(expressible()))
+
+
+def test_a_mix_and_a_llama_beyond_the_format_are_refused():
+    from xlstm_jax.presets.quickstart_mixed import quickstart_mixed
+
+    with pytest.raises(ConfigError, match=r"model\.slstm_at is \[1\]"):
+        to_huggingface(dataclasses.replace(quickstart_mixed().model, vocab_size=64))
+    with pytest.raises(ConfigError, match=r"qk_norm is True.*logits_soft_cap.*attention_scale"):
+        to_huggingface(LlamaConfig(qk_norm=True, logits_soft_cap=3.0, attention_scale="num_heads", vocab_size=9))
+    with pytest.raises(WeightsError, match="weight mode"):
+        to_huggingface(LlamaConfig(vocab_size=9), "fused")
+
+
+def test_one_base_of_the_frequencies_is_read_wherever_it_stands():
+    for changes in ({"rope_theta": 9.0}, {"rope_parameters": {"rope_theta": 9.0}}, {"rope_scaling": {"rope_theta": 9}}):
+        data = {k: v for k, v in document("hf_llama_gqa").items() if not k.startswith("rope")} | changes
+        assert huggingface_llama.config_from_huggingface(data).theta == 9.0
+
+
+# -- weights that do not fit ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("backbone.blocks.1.norm_ffn.weight"), "missing: backbone.blocks.1.norm_ffn.weight (32,)"),
+        (lambda t: t.update(more=np.zeros(3, np.float32)), "surplus: more"),
+        (
+            lambda t: t.update({"lm_head.weight": t["lm_head.weight"].T.copy()}),
+            "mis-shaped: lm_head.weight is (32, 64), but the config asks for (64, 32)",
+        ),
+        (
+            lambda t: t.update({"lm_head.weight": t["lm_head.weight"].astype(np.int8)}),
+            "wrong dtype: lm_head.weight is int8",
+        ),
+        (
+            lambda t: t.update({"lm_head.weight": t["lm_head.weight"].astype(np.float64)}),
+            "wrong dtype: lm_head.weight is float64",
+        ),
+    ],
+)
+def test_each_tensor_that_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys, change, message):
+    folder = copy_of("hf_xlstm_single", tmp_path / "source")
+    rewrite(folder, lambda tensors: (change(tensors), tensors)[1])
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        read(folder)
+    assert main(["convert", str(folder), str(tmp_path / "run")]) == 1
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_all_misfits_are_told_at_once(tmp_path):
+    folder = copy_of("hf_xlstm_single", tmp_path / "source", vocab_size=65, num_hidden_layers=1, num_blocks=1)
+    with pytest.raises(WeightsError) as error:
+        read(folder)
+    for part in ("mis-shaped: backbone.embeddings", "mis-shaped: lm_head", "surplus: backbone.blocks.1.ffn.proj_down"):
+        assert part in str(error.value)
+
+
+def test_a_damaged_shard_and_a_missing_config_leave_nothing_behind(tmp_path, capsys):
+    folder = copy_of("hf_xlstm_single", tmp_path / "source")
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-10])
+    assert main(["convert", str(folder), str(tmp_path / "run")]) == 1
+    assert shard.name in capsys.readouterr().err
+    (folder / "config.json").unlink()
+    assert main(["convert", str(folder), str(tmp_path / "run")]) == 1
+    assert "config.json is missing" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_shard_cut_off_while_it_is_read_leaves_nothing_behind(tmp_path):
+    folder = copy_of("hf_xlstm_single", tmp_path / "source")
+    source = open_source(folder)
+    shard = sorted(folder.glob("*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(WeightsError, match="cut off"):
+        source.read(ReadOptions())
+
+
+def tie(equal=True, keep=("lm_head.weight", "backbone.embeddings.weight")):
+    def change(tensors):
+        if equal:
+            tensors["lm_head.weight"] = tensors["backbone.embeddings.weight"]
+        dropped = {"lm_head.weight", "backbone.embeddings.weight"} - set(keep)
+        return {name: value for name, value in tensors.items() if name not in dropped}
+
+    return change
+
+
+def test_a_tied_head_may_be_left_out_stored_twice_or_differ(tmp_path):
+    folders = {}
+    for name, change in {
+        "both": tie(),
+        "embedding": tie(keep=["backbone.embeddings.weight"]),
+        "head": tie(keep=["lm_head.weight"]),
+        "differ": tie(equal=False),
+    }.items():
+        folders[name] = copy_of("hf_xlstm_single", tmp_path / name, tie_word_embeddings=True)
+        rewrite(folders[name], change)
+    one, *others = (read(folders[name]) for name in ("both", "embedding", "head"))
+    assert one.config.tie_weights
+    assert "lm_head" not in one.params
+    for other in others:
+        assert other.config == one.config
+        jax.tree.map(np.testing.assert_array_equal, other.params, one.params)
+    # transformers does not tie the head of this model, so it must be there.
+    write_huggingface(tmp_path / "out", one.config, one.params, None)
+    assert bits(tmp_path / "out") == bits(folders["both"])
+    # With two matrices that differ, the config is wrong; transformers uses both.
+    differ = read(folders["differ"])
+    assert not differ.config.tie_weights
+    assert "differs" in differ.notes[0]
+    np.testing.assert_array_equal(
+        differ.params["lm_head"]["kernel"], read(GOLDEN / "hf_xlstm_single").params["lm_head"]["kernel"]
+    )
+
+
+def test_a_tied_llama_leaves_its_head_out_unless_it_was_stored(tmp_path):
+    def tied(tensors):
+        return tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
+
+    def untied(tensors):
+        return {name: value for name, value in tensors.items() if name != "lm_head.weight"}
+
+    for stored in (True, False):
+        folder = copy_of("hf_llama_gqa", tmp_path / f"source{stored}", tie_word_embeddings=True)
+        rewrite(folder, tied if stored else untied)
+        weights = read(folder)
+        assert weights.config.tie_weights
+        write_huggingface(tmp_path / f"out{stored}", weights.config, weights.params, None, Kept(record=weights.record))
+        assert bits(tmp_path / f"out{stored}") == bits(folder)
+
+
+def test_rotary_frequencies_in_old_files_are_checked_and_left_out(tmp_path):
+    folder = copy_of("hf_llama_gqa", tmp_path / "source")
+    good = 500.0 ** -(np.arange(0, 8, 2) / 8)
+
+    def with_frequencies(values):
+        name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+        rewrite(folder, lambda tensors: tensors | {name: values.astype(np.float32)})
+
+    with_frequencies(good)
+    jax.tree.map(np.testing.assert_array_equal, read(folder).params, read(GOLDEN / "hf_llama_gqa").params)
+    with_frequencies(good**2)
+    with pytest.raises(WeightsError, match="inv_freq holds other frequencies"):
+        read(folder)
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return train_byte_level([b"the cat sat on the mat. " * 20], 290)
+
+
+@pytest.fixture
+def folder_with_text(tmp_path, bpe):
+    """A model with 320 tokens, and a tokenizer as on the Hub."""
+    config = dataclasses.replace(expressible(), vocab_size=320)
+    params = build_model(config).init(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
+    write_huggingface(tmp_path / "hub", config, params, bpe)
+    return tmp_path / "hub"
+
+
+def test_a_converted_run_generates_scores_and_keeps_its_tokenizer(tmp_path, capsys, folder_with_text, bpe):
+    names = {"config.json", "generation_config.json", "model.safetensors"}
+    names |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+    assert {path.name for path in folder_with_text.iterdir()} == names
+    assert json.loads((folder_with_text / "config.json").read_text())["eos_token_id"] == bpe.eod_id
+    assert main(["convert", str(folder_with_text), str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "disk: " in said
+    run = xlstm_jax.load(tmp_path / "run")
+    assert run.tokenizer.fingerprint == bpe.fingerprint
+    assert run.score("the cat").nats > 0
+    assert main(["generate", str(tmp_path / "run"), "--prompt", "the cat", "--max-tokens", "4", "--no-echo"]) == 0
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "back")]) == 0
+    for name in names - {"model.safetensors"}:
+        assert json.loads((tmp_path / "back" / name).read_text()) == json.loads((folder_with_text / name).read_text())
+    assert bits(tmp_path / "back") == bits(folder_with_text)
+
+
+def test_a_converted_run_is_trained_as_a_fork_alone(tmp_path, capsys, monkeypatch, folder_with_text):
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat. " * 200 + "\n\n" + "the mat sat on the cat. " * 50)
+    assert main(["convert", "hub", "mine", "--context-length", "16", "--dtype", "bfloat16"]) == 0
+    assert main(["train", "runs/mine"]) == 1
+    assert "--fork NAME" in capsys.readouterr().err
+    options = ["--sources", str(text), "--steps", "2", "--warmup_steps", "1", "--batch_size", "2"]
+    assert main(["train", "runs/mine", "--fork", "tuned", *options]) == 0
+    before, after = xlstm_jax.load("runs/mine"), xlstm_jax.load("runs/tuned")
+    assert (before.step, after.step) == (0, 2)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(after.params)} == {"float32"}
+    one, other = (run.params["token_embedding"]["embedding"].astype(jnp.float32) for run in (before, after))
+    assert 0 < relative_error(other, one) < 0.1  # it went on from these weights
+    assert main(["convert", "tuned", "out"]) == 0
+    assert json.loads(Path("out/config.json").read_text())["weight_mode"] == "single"
+    assert main(["train", "runs/mine", "--fork", "tuned", *options]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_run_without_a_tokenizer_computes_but_takes_no_text(tmp_path, capsys):
+    assert main(["convert", str(GOLDEN / "hf_xlstm_single"), str(tmp_path / "run")]) == 0
+    assert "no tokenizer" in capsys.readouterr().err
+    run = xlstm_jax.load(tmp_path / "run")
+    assert run.model.apply({"params": run.params}, jnp.zeros((1, 3), jnp.int32)).shape == (1, 3, 64)
+    assert main(["generate", str(tmp_path / "run"), "--prompt", "x"]) == 1
+    assert "--tokenizer" in capsys.readouterr().err
+    assert main(["convert", str(GOLDEN / "hf_xlstm_single"), str(tmp_path / "other"), "--tokenizer", "bytes"]) == 1
+    assert "257 tokens, but the model knows 64 only" in capsys.readouterr().err
+
+
+def test_plain_bytes_become_a_tokenizer_that_everybody_reads(tmp_path):
+    config = dataclasses.replace(expressible(), vocab_size=257)
+    params = build_model(config).init(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
+    write_huggingface(tmp_path / "out", config, params, ByteTokenizer())
+    tokenizer = load_tokenizer(tmp_path / "out")
+    for text in (b"\x00\xff abc\n", "Größe <|endoftext|> 日本".encode()):
+        np.testing.assert_array_equal(tokenizer.encode_array(text), ByteTokenizer().encode_array(text))
+    assert tokenizer.eod_id == 256
+
+
+def test_a_tokenizer_that_normalises_or_has_no_evident_end_is_still_read(tmp_path, bpe):
+    data = json.loads(bpe.text)
+    data["normalizer"] = {"type": "NFC"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    tokenizer, notes = read_tokenizer(tmp_path, {})
+    assert "normalises" in notes[0]
+    assert tokenizer.vocab_size == bpe.vocab_size
+    data["added_tokens"][0]["content"] = "<|the end|>"
+    data["model"]["vocab"]["<|the end|>"] = data["model"]["vocab"].pop("<|endoftext|>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    tokenizer, _ = read_tokenizer(tmp_path, {"eos_token_id": [bpe.eod_id]})
+    assert tokenizer.eod_text == "<|the end|>"
+
+
+def test_the_newest_checkpoint_of_a_trained_run_is_written(tmp_path):
+    config = dataclasses.replace(expressible(), vocab_size=257)
+    params = build_model(config).init(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
+    write_run(tmp_path / "run", Weights(config, params), ByteTokenizer(), Kept())
+    newer = jax.tree.map(lambda leaf: leaf + 1, params)
+    with RunFolder(tmp_path / "run").checkpoints() as checkpoints:
+        checkpoints.save(5, {"params": newer, "step": jnp.int32(5)})
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "new")]) == 0
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "old"), "--step", "0"]) == 0
+    scale = "backbone.out_norm.weight"
+    assert open_tensors(tmp_path / "new")[scale].read()[0] == 2.0
+    assert open_tensors(tmp_path / "old")[scale].read()[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere", "out"], "neither a file or folder nowhere nor a run runs/nowhere"),
+        (["SINGLE", "taken"], "taken is there already"),
+        (["SINGLE", "out", "--to", "huggingface"], "is no run"),
+        (["SINGLE", "out", "--weight-mode", "fused"], "--weight-mode has no meaning here"),
+        (["SINGLE", "out", "--format", "gguf"], "the format is 'gguf', but must be one of xlstm, llama, xlstm-package"),
+        (["SINGLE", "out", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["SINGLE", "out", "--format", "llama"], "model_type 'xlstm', which is the format xlstm, not llama"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_sentence(tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/taken").mkdir()
+    words = [str(GOLDEN / "hf_xlstm_single") if word == "SINGLE" else word for word in words]
+    assert main(["convert", *words]) != 0
+    assert message in capsys.readouterr().err
+    assert not Path("runs/out").exists()
+
+
+def test_a_run_beyond_the_format_is_refused_before_its_weights_are_read(tmp_path, capsys):
+    folder = RunFolder(tmp_path / "run").create()
+    folder.checkpoint_dir.mkdir()
+    experiment = tiny()
+    folder.write_config(dataclasses.replace(experiment, model=with_cell(experiment.model, norm_type_v1="rmsnorm")))
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "out")]) != 0
+    assert "norm_type_v1 is 'rmsnorm'" in capsys.readouterr().err
+
+
+def test_sizes_are_read_as_people_write_them():
+    assert [parse_size(text) for text in ("5GB", "200 mb", "1e3", "7B")] == [5 * 10**9, 2 * 10**8, 1000, 7]
+    for text in ("", "GB", "-1GB", "five"):
+        with pytest.raises(ConfigError, match="size"):
+            parse_size(text)
+
+
+def test_a_config_of_no_known_format_is_told_what_is_known():
+    with pytest.raises(ConfigError, match=r"no model_type.*xlstm-package: xLSTMLMModel"):
+        detect({"hidden_size": 3})
+    assert detect({"mlstm_block": {}}).name == "xlstm-package"
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+MEASURE = """
+import resource, sys, threading, time
+from pathlib import Path
+import jax
+import xlstm_jax.cli.train, xlstm_jax.inference.run, xlstm_jax.training.converted
+from xlstm_jax.cli import main
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+# What any conversion needs, whatever its size, is loaded before.
+small, out, source, target, *options = sys.argv[1:]
+assert main(["convert", small, out]) == 0
+assert main(["convert", out, out + "-back"]) == 0
+before, peak, done = resident(), 0, threading.Event()
+
+def watch():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, resident())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+code = main(["convert", source, target, *options])
+done.set()
+watcher.join()
+print("PEAK", peak - before)
+sys.exit(code)
+"""
+
+
+def peak_of(tmp_path, name, *words):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", MEASURE, str(GOLDEN / "hf_xlstm_single"), str(tmp_path / name), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return int(re.search(r"PEAK (\d+)", done.stdout)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_the_peak_of_memory_is_one_shard_above_the_weights(tmp_path):
+    config = dataclasses.replace(
+        expressible(), embedding_dim=768, num_blocks=10, vocab_size=1024, dtype="float32", lm_head_dtype="float32"
+    )
+    shapes = jax.eval_shape(build_model(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    rng = np.random.default_rng(0)  # noise, which no file format can make smaller
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+    shard = 25_000_000
+    write_huggingface(tmp_path / "hub", config, params, None, shard_bytes=shard)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    del params
+    assert weights > 10 * shard
+    there = peak_of(tmp_path, "a", tmp_path / "hub", tmp_path / "run")
+    back = peak_of(tmp_path, "b", tmp_path / "run", tmp_path / "back", "--shard-size", "25MB")
+    # Threads, buffers of the disk and of the checkpoint's checksums take a little, too.
+    allowed = weights + shard + 60_000_000
+    assert there < allowed, (there / 1e6, weights / 1e6)
+    assert back < allowed, (back / 1e6, weights / 1e6)

@@ -11,10 +11,10 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test lint bench docs constraints clean
+.PHONY: help quickstart test test-torch test-in-torch lint bench docs constraints clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo '  ARGS="..." adds arguments, PYTHON=... chooses the interpreter, VENV=... the environment'
 
 quickstart: $(VENV)/.installed ## train a small language model on real text, in minutes
@@ -23,6 +23,12 @@ quickstart: $(VENV)/.installed ## train a small language model on real text, in 
 # NPROC: simulated devices on few cores need more pool threads than cores, or their collectives wait for each other.
 test: $(VENV)/.installed-dev ## run all tests (ARGS="-m 'not slow'" for the fast ones)
 	NPROC=32 $(BIN)/python -m pytest $(ARGS)
+
+test-torch: ## compare with PyTorch's transformers and xlstm, in .venv-torch (a large download)
+	@$(MAKE) --no-print-directory VENV=.venv-torch test-in-torch
+
+test-in-torch: $(VENV)/.installed-torch
+	NPROC=32 $(BIN)/python -m pytest tests/torch $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
@@ -48,13 +54,22 @@ constraints: ## bring constraints.txt up to date (needs uv; run the tests on two
 	@mv constraints.new constraints.txt
 
 clean: ## remove the environment and what was built; runs/ and stores/ stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.installed: EXTRAS :=
 $(VENV)/.installed-dev: EXTRAS := [dev]
 $(VENV)/.installed-docs: EXTRAS := [docs]
 $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --constraint constraints.txt --editable '.$(EXTRAS)'
+	@touch $@
+
+# The PyTorch packages are only compared with, so ours have the say in the versions of what both need. What `xlstm` and
+# `mlstm_kernels` list would bring training frameworks and GPU compilers along; this is what they import on a CPU.
+$(VENV)/.installed-torch: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install torch==2.13.0
+	$(PIP) install --no-deps mlstm_kernels==2.0.6 xlstm==2.0.6
+	$(PIP) install --constraint constraints.txt transformers==5.23.0 dacite einops omegaconf
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 $(BIN)/python:

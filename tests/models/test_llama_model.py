@@ -286,7 +286,7 @@ def test_more_tokens_than_room_are_refused_where_shapes_tell():
     model, params = built()
     with pytest.raises(ValueError, match="7 positions, but the state has room for 5"):
         call(model, params, tokens_of(1, 7), state=model.init_state(1, 5))
-    with pytest.raises(ValueError, match=r"keys of shape \(2, 5, 4, 8\), but this call needs \(1, 5, 4, 8\)"):
+    with pytest.raises(ValueError, match=r"keys of shape \(2, 4, 5, 8\), but this call needs \(1, 4, 5, 8\)"):
         call(model, params, tokens_of(1, 3), state=model.init_state(2, 5))
     with pytest.raises(ValueError, match="state is 1 caches, but the model has 2 blocks"):
         call(model, params, tokens_of(1, 3), state=model.init_state(1, 5)[:1])

@@ -22,15 +22,15 @@ class KVCache(NamedTuple):
     lies from slot `length` on means nothing.
     """
 
-    key: Float[Array, "batch slots kv_heads head_dim"]
-    value: Float[Array, "batch slots kv_heads head_dim"]
+    key: Float[Array, "batch kv_heads slots head_dim"]
+    value: Float[Array, "batch kv_heads slots head_dim"]
     length: Int[Array, " batch"]
     """Tokens of the document so far; beyond the number of slots if some found no room."""
 
     @property
     def capacity(self) -> int:
         """Tokens of a document that the cache has room for."""
-        return self.key.shape[-3]
+        return self.key.shape[-2]
 
 
 class Layout(NamedTuple):
@@ -186,9 +186,10 @@ class SelfAttention(nn.Module):
             keys, values = key, value
         elif seq == 1 and after is not None:
             # One token overwrites nothing that it may see: the cache is read in place, without a copy.
-            keys, values = after.key, after.value
+            keys, values = _heads_last(after.key), _heads_last(after.value)
         else:
-            keys, values = (jnp.concatenate(pair, axis=1) for pair in ((cache.key, key), (cache.value, value)))
+            keys = jnp.concatenate([_heads_last(cache.key), key], axis=1)
+            values = jnp.concatenate([_heads_last(cache.value), value], axis=1)
         y = attend(query, keys, values, layout.mask, cfg.qk_scale)
         y = y.reshape(batch, seq, cfg.num_heads * cfg.head_dim)
         y = Linear(dim, wang_init(dim, 2 * cfg.num_blocks), cfg.use_bias, cfg._dtype, name="dense_out")(y)
@@ -201,13 +202,19 @@ class SelfAttention(nn.Module):
             cache = init_cache(self.config, key.shape[0], max(self.config.context_length, key.shape[1]))
         rows = jnp.arange(key.shape[0])[:, None]
         return KVCache(
-            cache.key.at[rows, layout.slot].set(key.astype(cache.key.dtype), mode="drop"),
-            cache.value.at[rows, layout.slot].set(value.astype(cache.value.dtype), mode="drop"),
+            cache.key.at[rows, :, layout.slot].set(key.astype(cache.key.dtype), mode="drop"),
+            cache.value.at[rows, :, layout.slot].set(value.astype(cache.value.dtype), mode="drop"),
             layout.length,
         )
 
 
+def _heads_last(cached: Float[Array, "batch kv_heads slots head_dim"]) -> Float[Array, "batch slots kv_heads head_dim"]:
+    """The cache in the order of axes that attention takes. It lies in memory as the products of a step of decoding read
+    it; in this order they would first transpose it as a whole."""
+    return jnp.swapaxes(cached, 1, 2)
+
+
 def init_cache(config: LlamaConfig, batch_size: int, capacity: int) -> KVCache:
     """An empty cache with room for `capacity` tokens a row."""
-    shape = (batch_size, capacity, config.kv_heads, config.head_dim)
+    shape = (batch_size, config.kv_heads, capacity, config.head_dim)
     return KVCache(jnp.zeros(shape, config._dtype), jnp.zeros(shape, config._dtype), jnp.zeros(batch_size, jnp.int32))

@@ -146,7 +146,7 @@ class LlamaLMModel(nn.Module):
             )
         found = (state if scanned else state[0]).key.shape[-4:]
         count, capacity = self.tokens_held(state)
-        wanted = (batch, capacity, cfg.kv_heads, cfg.head_dim)
+        wanted = (batch, cfg.kv_heads, capacity, cfg.head_dim)
         if found != wanted:
             raise ValueError(f"state has keys of shape {found}, but this call needs {wanted}")
         return count, capacity

@@ -60,6 +60,7 @@ def usage() -> str:
         "  --no-compile  leave the compilation out; memory for training is then a lower bound\n"
         "  --exact       compile the very step; without it, blocks that the model does not scan over are compiled as\n"
         "                a scan, for a mix once for each kind, which takes seconds where --exact takes minutes\n"
+        "                and, for the processor, knows nothing of recomputation (remat)\n"
         "  --json        print JSON: params, params_by_part, flops_per_token_forward, flops_per_token_training,\n"
         "                tokens_per_step, steps, tokens, flops, state_bytes; in bytes training.{weights, gradients,\n"
         "                optimizer, temporaries, total, fits}, serving.{weights, state_per_sequence, total, fits} and\n"

@@ -4,6 +4,8 @@ VENV ?= .venv
 CANDIDATES := python3 python3.13 python3.12 python3.11
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 ARGS ?=
+# Processes that share the tests, each file in one of them; 0 for none beside the one that is started.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -22,7 +24,7 @@ quickstart: $(VENV)/.installed ## train a small language model on real text, in 
 
 # NPROC: simulated devices on few cores need more pool threads than cores, or their collectives wait for each other.
 test: $(VENV)/.installed-dev ## run all tests (ARGS="-m 'not slow'" for the fast ones)
-	NPROC=32 $(BIN)/python -m pytest $(ARGS)
+	NPROC=32 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-torch: ## compare with PyTorch's transformers and xlstm, in .venv-torch (a large download)
 	@$(MAKE) --no-print-directory VENV=.venv-torch test-in-torch

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import jax
 import pytest
@@ -83,3 +85,22 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
     use(monkeypatch, main)
     with pytest.raises(ZeroDivisionError):
         cli.main(["version"])
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_a_device_that_is_not_there_is_one_sentence(platform: str, tmp_path: Path) -> None:
+    code = "import sys; from xlstm_jax.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "check", "--cell", "slstm"],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode == 0:
+        pytest.skip(f"there is a {platform}")
+    assert done.returncode == 1
+    assert f"JAX_PLATFORMS is '{platform}', but JAX can use no such device here" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -125,7 +125,9 @@ def test_a_name_stands_for_a_folder_under_runs(tmp_path: Path, monkeypatch: pyte
 
 
 def test_ctrl_c_ends_the_line_and_exits_with_130(run_path: Path) -> None:
-    code = "import sys; from xlstm_jax.cli import main; sys.exit(main())"
+    # Whoever runs the tests in the background hands an ignored SIGINT down.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; import sys; from xlstm_jax.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "generate", str(run_path)]
     process = subprocess.Popen(
         [*command, "--prompt", "abc", "--max-tokens", str(10**8), "--temperature", "0"],

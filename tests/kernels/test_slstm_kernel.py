@@ -290,6 +290,20 @@ def test_dtypes_stay_within_their_bounds(dtype):
         assert relative_error(value, truth) <= tolerance(dtype, 40)
 
 
+@pytest.mark.parametrize("form", implementations())
+def test_the_gradient_of_narrow_recurrent_weights_is_summed_in_float32(form):
+    wx, r, b, state = inputs(seed=22, seq=60, dim=8, scale=0.7, dtype=jnp.float32)
+    wx, r = wx.astype(jnp.bfloat16), r.astype(jnp.bfloat16)
+
+    def gradient(wx, r, b, state, form):
+        return jax.grad(lambda r: jnp.sum(slstm(wx, r, b, state=state, implementation=form), dtype=b.dtype))(r)
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: x.astype(jnp.float64), (wx, r, b, state))
+        want = gradient(*wide, "recurrent")
+    assert relative_error(gradient(wx, r, b, state, form), want) <= tolerance(jnp.bfloat16)
+
+
 def test_gradients_cut_from_the_recurrence_still_teach_r(x64):
     arguments = inputs(seed=19)
     _, (_, dr, _, dstate) = value_and_gradients(arguments, gradient_recurrent_cut=True)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from xlstm_jax.cli import lacks_device, no_device
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 _REQUIREMENT = re.compile(r"""^(?P<name>[\w.-]+).*;.*\bextra\s*==\s*["'](?P<extra>[^"']+)["']""")
 
@@ -38,7 +40,8 @@ def version_facts() -> dict[str, Any]:
         facts["mlstm"] = {"implementation": name, "reason": reason}
     except Exception as error:
         # Who asks for versions often does so because JAX does not start, in whatever way: that is an answer too.
-        facts["problem"] = str(error).strip().partition("\n")[0] or f"JAX does not start ({type(error).__name__})"
+        what = no_device(error) if lacks_device(error) else str(error).strip().partition("\n")[0]
+        facts["problem"] = what or f"JAX does not start ({type(error).__name__})"
     return facts | {"extras": installed_extras()}
 
 

@@ -35,6 +35,36 @@ def tolerance(dtype: DTypeLike, length: int = 1) -> float:
     return _TOLERANCE[name] * max(1.0, (length / 4096) ** 0.5)
 
 
+_MLSTM_BFLOAT16 = {"h": 4e-3, "dq": 8e-3, "dk": 8e-3, "dv": 8e-3, "di": 1e-2, "df": 1e-2}
+_RESULTS = {
+    "mlstm": ("h", "C", "n", "m", "dq", "dk", "dv", "di", "df", "dC", "dn", "dm"),
+    "slstm": ("output", "y", "c", "n", "m", "dwx", "dr", "db", "dy", "dc", "dn", "dm"),
+    "cross_entropy": ("nats", "dfeatures", "dkernel"),
+}
+
+
+def bounds(cell: str, dtype: DTypeLike, length: int = 1) -> dict[str, float]:
+    """The relative error allowed for every output of a cell and every gradient (dq is that of q).
+
+    With bfloat16 queries, keys and values the mLSTM's gates and states stay in float32, and so do their bounds, but for
+    what is made of products with rounded gradients. The sLSTM rounds its output in every recurrent product, which all
+    its results inherit. The head of the cross-entropy is in float32 whatever its features are.
+
+    Args:
+        cell: "mlstm", "slstm" or "cross_entropy".
+        dtype: that of the inputs.
+        length: tokens.
+    """
+    wide = tolerance(jnp.promote_types(dtype, jnp.float32), length)
+    narrow = tolerance(dtype, length)
+    allowed = dict.fromkeys(_RESULTS[cell], narrow if cell == "slstm" else wide)
+    if cell == "mlstm" and jnp.dtype(dtype) == jnp.bfloat16:
+        allowed |= _MLSTM_BFLOAT16
+    if cell == "cross_entropy":
+        allowed["dfeatures"] = narrow
+    return allowed
+
+
 def relative_error(value: ArrayLike, truth: ArrayLike, magnitude: ArrayLike | None = None) -> float:
     """‖value − truth‖ / max(‖truth‖, ‖magnitude‖), with the smallest normal number of value's dtype forgiven.
 

@@ -76,6 +76,7 @@ def parallel_weights(
         log_f, log_i = jnp.where(valid, log_f, 0), jnp.where(valid, log_i, -jnp.inf)
     # The stabiliser of a fresh sequence starts at 0 and decays with the forget gates, that of its first token included.
     decay_of_m = log_f
+    m = _stabiliser(log_f, log_i, reset, m0) if gate == "exp" else jnp.zeros_like(log_f)
     if reset is not None:
         starts = reset[:, None, :]
         segment = jnp.cumsum(starts, axis=-1, dtype=jnp.int32)
@@ -88,8 +89,27 @@ def parallel_weights(
     from_start = jnp.sum(jnp.where(same, decay_of_m[..., None, :], 0), axis=-1)
     if gate == "exp":
         from_start = from_start + jnp.where(segment == 0, m0[..., None], 0)
-        m = jnp.maximum(from_start, jnp.max(log_w, axis=-1))
-    else:
-        m = jnp.zeros_like(log_f)
     carried = jnp.where(segment == 0, jnp.exp(from_start - m), 0)
     return jnp.exp(log_w - m[..., None]), carried, m
+
+
+def _stabiliser(
+    log_f: Float[Array, "b h s"],
+    log_i: Float[Array, "b h s"],
+    reset: Bool[Array, "b s"] | None,
+    m0: Float[Array, "b h"],
+) -> Float[Array, "b h s"]:
+    """m_t = max(log f_t + m_{t-1}, log i_t), token by token.
+
+    The maximum over all tokens of a row has the same value, but where several are equal it would share its gradient out
+    among them evenly; the recurrence gives each maximum's two sides one half.
+    """
+    reset = jnp.zeros((log_f.shape[0], log_f.shape[-1]), bool) if reset is None else reset
+
+    def body(m: Array, token: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        log_f, log_i, starts = token
+        m = jnp.maximum(log_f + jnp.where(starts[:, None], 0, m), log_i)
+        return m, m
+
+    by_token = jnp.moveaxis(log_f, -1, 0), jnp.moveaxis(log_i, -1, 0), jnp.moveaxis(reset, -1, 0)
+    return jnp.moveaxis(jax.lax.scan(body, m0, by_token)[1], 0, -1)

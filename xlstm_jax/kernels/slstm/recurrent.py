@@ -37,6 +37,8 @@ def slstm_recurrent(
     options: Options,
 ) -> tuple[Float[Array, "b s h d"], SLSTMState]:
     """`slstm_token` scanned over time."""
+    # Wide already here: the loop sums the gradient of r over the tokens in the dtype that r has outside of it.
+    r, b = r.astype(state.c.dtype), b.astype(state.c.dtype)
 
     def body(state: SLSTMState, xs: tuple) -> tuple[SLSTMState, Array]:
         wx, reset, mask = xs

@@ -1,0 +1,131 @@
+"""The check finds what is wrong with an implementation, and nothing where nothing is."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from xlstm_jax.cli import main
+from xlstm_jax.evaluation.check import Report, print_report, run_check
+from xlstm_jax.kernels.mlstm import api as mlstm_api
+from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent
+from xlstm_jax.kernels.slstm import api as slstm_api
+from xlstm_jax.kernels.slstm.recurrent import slstm_recurrent
+
+BOUNDS = ("nats", "dfeatures", "dkernel")
+
+
+def judged(cell: str, *cases: str) -> Report:
+    return run_check(cells=[cell], dtypes=["float32"], cases=lambda case: case.name in cases)
+
+
+def of(report: Report, implementation: str) -> dict[str, str]:
+    return {f.case: f.verdict for f in report.findings if f.implementation == implementation}
+
+
+def shown(report: Report) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    print_report(report, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def without_normaliser_gradient(q, k, v, i, f, state, **options):
+    """The forward pass is right; the gradient is that of a normaliser held constant."""
+    h, final = mlstm_recurrent(q, k, v, i, f, state, **options)
+    return h + 0.5 * (q.sum() - jax.lax.stop_gradient(q.sum())), final
+
+
+def not_finite(q, k, v, i, f, state, **options):
+    h, final = mlstm_recurrent(q, k, v, i, f, state, **options)
+    return jnp.where(q[..., :1] > 1e9, h, jnp.log(-jnp.ones(())) * h), final
+
+
+def raising(*arguments, **options):
+    raise NotImplementedError("no kernel for this device")
+
+
+def deaf_to_the_mask(q, k, v, i, f, state, *, mask, **options):
+    return mlstm_recurrent(q, k, v, i, f, state, mask=None, **options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (without_normaliser_gradient, "dq"),
+        (not_finite, "not finite"),
+        (raising, "NotImplementedError: no kernel for this device"),
+    ],
+)
+def test_a_wrong_implementation_is_named_and_the_others_go_on(monkeypatch, wrong, said):
+    monkeypatch.setitem(mlstm_api._FORMS, "wrong", wrong)
+    monkeypatch.delitem(mlstm_api._FORMS, "parallel")
+    report = judged("mlstm", "resets")
+    assert not report.passed
+    assert of(report, "wrong") == {"resets": "failed"}
+    assert of(report, "recurrent") == of(report, "chunkwise") == of(report, "step") == {"resets": "ok"}
+    text = shown(report)
+    assert said in text
+    assert "FAILED" in text
+    assert "1 FAILED" in text
+
+
+def test_a_forgotten_mask_fails_where_there_is_padding_alone(monkeypatch):
+    monkeypatch.setattr(mlstm_api, "_FORMS", {"recurrent": mlstm_recurrent, "wrong": deaf_to_the_mask})
+    report = judged("mlstm", "resets", "padding")
+    assert of(report, "wrong") == {"resets": "ok", "padding": "failed"}
+    assert of(report, "recurrent") == {"resets": "ok", "padding": "ok"}
+
+
+def test_halved_gradients_at_ties_are_found_in_the_scalar_memory(monkeypatch):
+    @jax.custom_vjp
+    def halved(x):
+        return x
+
+    halved.defvjp(lambda x: (x, None), lambda _, dx: (dx / 2,))
+
+    def wrong(wx, r, b, state, **options):
+        options.pop("unroll", None)
+        return slstm_recurrent(halved(wx), r, b, state, **options)
+
+    monkeypatch.setattr(slstm_api, "_FORMS", {"recurrent": slstm_recurrent, "wrong": wrong})
+    report = judged("slstm", "ties of the stabiliser")
+    assert of(report, "wrong") == {"ties of the stabiliser": "failed"}
+    assert of(report, "recurrent") == {"ties of the stabiliser": "ok"}
+    (failed,) = report.failed
+    assert (failed.tensor, failed.error) == ("dwx", pytest.approx(0.5, rel=1e-3))
+
+
+def test_the_command_ends_with_the_verdict(monkeypatch, capsys):
+    cells, dtypes = ["--cell", "cross-entropy"], ["--dtype", "float32"]
+    assert main(["check", *cells, *dtypes]) == 0
+    text = capsys.readouterr().out
+    assert "all within their bounds" in text
+    assert "mLSTM: None picks chunkwise" in text
+    assert "sLSTM: None picks fused" in text
+
+    monkeypatch.setattr("xlstm_jax.evaluation.check.cell.bounds", lambda *given: dict.fromkeys(BOUNDS, 1e-30))
+    assert main(["check", *cells, *dtypes, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] is False
+    assert {finding["verdict"] for finding in report["findings"]} >= {"failed"}
+
+
+def test_wrong_words_are_refused(capsys):
+    assert main(["check", "--cell", "mlsm"]) == 2
+    assert "--cell is 'mlsm', but must be one of mlstm" in capsys.readouterr().err
+    assert main(["check", "--dtype", "float16"]) == 2
+    assert main(["check", "--seed", "-1"]) == 2
+
+
+@pytest.mark.slow
+def test_everything_is_within_its_bounds_here():
+    report = run_check()
+    assert report.passed, shown(report)
+    assert {f.verdict for f in report.findings} == {"ok", "not run"}
+    assert all(f.reason for f in report.findings if f.verdict == "not run")
+    assert len({f.cell for f in report.findings}) == 5

@@ -515,6 +515,31 @@ def test_a_tokenizer_that_normalises_or_has_no_evident_end_is_still_read(tmp_pat
     assert tokenizer.eod_text == "<|the end|>"
 
 
+def test_a_text_is_opened_with_the_token_that_the_model_expects(tmp_path, folder_with_text):
+    def opening(**changes):
+        settings = json.loads((folder_with_text / "config.json").read_text()) | changes.pop("config", {})
+        (folder_with_text / "config.json").write_text(json.dumps(settings))
+        data = json.loads((folder_with_text / "tokenizer.json").read_text()) | changes
+        (folder_with_text / "tokenizer.json").write_text(json.dumps(data))
+        out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        assert main(["convert", str(folder_with_text), str(out)]) == 0
+        return xlstm_jax.load(out)
+
+    plain = opening()
+    assert plain.generator.engine.opening_id == plain.tokenizer.eod_id
+    quiet = opening(config={"bos_token_id": 5, "force_bos_token_insert": False})
+    assert quiet.generator.engine.opening_id == plain.tokenizer.eod_id
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "!", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {"!": {"id": "!", "ids": [5], "tokens": ["!"]}},
+    }
+    told = opening(post_processor=template)
+    assert told.generator.engine.opening_id == 5
+    assert told.score("the cat").nats != plain.score("the cat").nats
+
+
 def test_the_newest_checkpoint_of_a_trained_run_is_written(tmp_path):
     config = dataclasses.replace(expressible(), vocab_size=257)
     params = build_model(config).init(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]

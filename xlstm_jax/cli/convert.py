@@ -71,7 +71,7 @@ def _give_memory_back_at_once() -> None:
 def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     from xlstm_jax.data.errors import TokenizerError
     from xlstm_jax.data.tokenizer import Tokenizer, load_tokenizer
-    from xlstm_jax.hub.folders import TOKENIZER_FILE, Kept, carried_files, open_source, read_tokenizer
+    from xlstm_jax.hub.folders import TOKENIZER_FILE, Kept, carried_files, open_source, opening_token, read_tokenizer
     from xlstm_jax.hub.formats import ReadOptions
     from xlstm_jax.training.converted import write_run
 
@@ -93,6 +93,8 @@ def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     weights = opened.read(options)
     for note in weights.notes:
         _say(f"note: {note}")
+    if tokenizer is not None and arguments.tokenizer is None:
+        weights.record["opening_id"] = opening_token(opened.folder, opened.document, tokenizer)
     files = carried_files(opened.folder)
     if tokenizer is None and (opened.folder / TOKENIZER_FILE).is_file():
         files[TOKENIZER_FILE] = (opened.folder / TOKENIZER_FILE).read_bytes()

@@ -145,6 +145,34 @@ def read_tokenizer(folder: Path, document: Mapping[str, Any], eod: str | None = 
     return tokenizer, notes
 
 
+def opening_token(folder: Path, document: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
+    """The token that the model expects before every text, where that is another than the EOD.
+
+    It is the config's `bos_token_id`, if the config (`force_bos_token_insert`) or the tokenizer's files say that it is
+    put there.
+    """
+    bos = document.get("bos_token_id")
+    if type(bos) is not int or not 0 <= bos < tokenizer.vocab_size or bos == tokenizer.eod_id:
+        return None
+    added = document.get("force_bos_token_insert") is True
+    settings = folder / TOKENIZER_CONFIG
+    added |= settings.is_file() and read_json_object(settings).get("add_bos_token") is True
+    processor = read_json_object(folder / TOKENIZER_FILE).get("post_processor") if not added else None
+    added |= bos in _special_ids(processor)
+    return bos if added else None
+
+
+def _special_ids(processor: Any) -> set[int]:
+    """The ids that a post-processor puts around a text."""
+    if not isinstance(processor, dict):
+        return set()
+    inner = [part for part in processor.get("processors") or [] if isinstance(part, dict)]
+    own = {entry["SpecialToken"]["id"] for entry in processor.get("single") or [] if "SpecialToken" in entry}
+    special = processor.get("special_tokens") or {}
+    ids = {number for name in own if name in special for number in special[name].get("ids", [])}
+    return ids.union(*map(_special_ids, inner))
+
+
 def _token_by_id(file: Path, token_id: Any) -> str | None:
     data = read_json_object(file)
     added = {token.get("id"): token.get("content") for token in data.get("added_tokens") or []}

@@ -44,12 +44,14 @@ class Engine:
 
     Args:
         model: the model.
-        eod_id: the token that opens a prompt and ends a row.
+        eod_id: the token that ends a row.
         usable: tokens from this id on never come; a model may have more than its tokenizer.
+        opening_id: the token that opens a prompt; the EOD if None.
     """
 
-    def __init__(self, model: LanguageModel, eod_id: int, usable: int) -> None:
+    def __init__(self, model: LanguageModel, eod_id: int, usable: int, opening_id: int | None = None) -> None:
         self.model, self.eod_id = model, eod_id
+        self.opening_id = eod_id if opening_id is None else opening_id
         self._start = jax.jit(partial(_start, model), static_argnums=(0, 1))
         self._read = jax.jit(partial(_read, model), donate_argnums=1)
         self._restrict = jax.jit(_restrict, donate_argnums=0)
@@ -58,7 +60,7 @@ class Engine:
     def prefill(
         self, params: Any, prompts: Sequence[Int32[np.ndarray, " tokens"]], new_tokens: int = MAX_STEPS
     ) -> Carry:
-        """Read prompts of any lengths, each after an EOD that opens a document, as in training.
+        """Read prompts of any lengths, each after the token that opens a document, as in training.
 
         Args:
             params: of the model.
@@ -72,7 +74,7 @@ class Engine:
         """
         batch = rows(len(prompts))
         lengths = np.array([len(prompt) + 1 for prompt in prompts] + [0] * (batch - len(prompts)))
-        tokens = np.full((batch, int(lengths.max(initial=0))), self.eod_id, np.int32)
+        tokens = np.full((batch, int(lengths.max(initial=0))), self.opening_id, np.int32)
         for row, prompt in enumerate(prompts):
             tokens[row, 1 : len(prompt) + 1] = prompt
         carry = self._start(batch, None if self.model.fixed_state else room(tokens.shape[1] + new_tokens))

@@ -45,12 +45,13 @@ class Generator:
     Args:
         model, params: the model.
         tokenizer: the one that it was trained with.
+        opening_id: the token that opens a document; the tokenizer's EOD if None.
     """
 
-    def __init__(self, model: LanguageModel, params: Any, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: LanguageModel, params: Any, tokenizer: Tokenizer, opening_id: int | None = None) -> None:
         self.params, self.tokenizer = params, tokenizer
         self._fixed_state = model.fixed_state
-        self.engine = Engine(model, tokenizer.eod_id, tokenizer.vocab_size)
+        self.engine = Engine(model, tokenizer.eod_id, tokenizer.vocab_size, opening_id)
 
     def pieces(
         self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int] | None = None

@@ -13,6 +13,7 @@ import numpy as np
 
 from xlstm_jax.config import ConfigError, from_json
 from xlstm_jax.data.tokenizer import Tokenizer, as_bytes, load_tokenizer
+from xlstm_jax.hub.folders import Kept
 from xlstm_jax.inference.generate import Generator, Prompt
 from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.inference.score import TextScore, TextScorer
@@ -34,10 +35,18 @@ class Run:
         generator: what makes texts.
     """
 
-    def __init__(self, path: Path, step: int, model: LanguageModel, params: Any, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        step: int,
+        model: LanguageModel,
+        params: Any,
+        tokenizer: Tokenizer | None,
+        opening_id: int | None = None,
+    ) -> None:
         self.path, self.step = path, step
         self.model, self.params = model, params
-        self._tokenizer = tokenizer
+        self._tokenizer, self._opening_id = tokenizer, opening_id
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, step={self.step}, parameters={self.model.param_count:,})"
@@ -57,7 +66,7 @@ class Run:
 
     @functools.cached_property
     def generator(self) -> Generator:
-        return Generator(self.model, self.params, self.tokenizer)
+        return Generator(self.model, self.params, self.tokenizer, self._opening_id)
 
     @overload
     def generate(
@@ -101,8 +110,9 @@ class Run:
 
     def score(self, text: Prompt) -> TextScore:
         """How well the model predicts a text, as a document of its own: nats, perplexity, bits per byte."""
-        eod = [self.tokenizer.eod_id]
-        document = np.concatenate([eod, self.tokenizer.encode_array(text), eod]).astype(np.int32)
+        eod = self.tokenizer.eod_id
+        opening = eod if self._opening_id is None else self._opening_id
+        document = np.concatenate([[opening], self.tokenizer.encode_array(text), [eod]]).astype(np.int32)
         return self._scorer(self.params, document, len(as_bytes(text)))
 
     @functools.cached_property
@@ -126,7 +136,8 @@ def load(path: str | Path, step: int | None = None, say: Callable[[str], None] |
     folder = RunFolder.open(path)
     tokenizer = _tokenizer(folder, model_config(folder))
     config, found, params = read_params(folder, step, say)
-    return Run(folder.path, found, build_model(config), params, tokenizer)
+    opening_id = Kept.read(folder.huggingface_dir).record.get("opening_id")
+    return Run(folder.path, found, build_model(config), params, tokenizer, opening_id)
 
 
 def read_params(

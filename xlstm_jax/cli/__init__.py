@@ -16,7 +16,9 @@ VERBS = {
     "plan": "parameters, operations and memory of an experiment, before it is trained",
     "generate": "continue a prompt with a trained model",
     "convert": "published weights to a run, or a run to the format of Hugging Face",
+    "eval": "train tiny models on formal languages, and test them at greater lengths",
     "data": "turn text into a token store, or look into one",
+    "check": "compare the kernels with float64, on this device",
     "version": "versions, devices and the implementation that would be picked",
 }
 """Verb and what it does; `xlstm_jax.cli.VERB` has its `main(argv) -> exit code`."""
@@ -74,6 +76,8 @@ def explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full{f' ({error.filename})' if error.filename else ''}; what was saved before is untouched"
+    if lacks_device(error):
+        return no_device(error)
     if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
         what = str(error).partition("\n")[0]
         if "RESOURCE_EXHAUSTED" in what:
@@ -82,6 +86,32 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return None
+
+
+def lacks_device(error: Exception) -> bool:
+    """Whether JAX could not start on the platform that it was told to use."""
+    if "Unable to initialize backend" in str(error):
+        return True
+    # Told to use a GPU where there is none, JAX fails an assertion of its own that says nothing.
+    if not isinstance(error, AssertionError) or "jax" not in sys.modules:
+        return False
+    try:
+        sys.modules["jax"].devices()
+    except Exception:
+        return True
+    return False
+
+
+def no_device(error: Exception) -> str:
+    """One sentence for an error that `lacks_device`."""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    told = f"JAX_PLATFORMS is {wanted!r}, but JAX can use" if wanted else "JAX can use"
+    return f"{told} no such device here; unset it or set it to what is here, such as cpu{_because(error)}"
+
+
+def _because(error: Exception) -> str:
+    what = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
+    return f" ({what})" if what else ""
 
 
 def exit_code(error: Exception) -> int:

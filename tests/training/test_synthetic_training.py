@@ -1,0 +1,79 @@
+"""Tiny models learn a formal language, and are tested at lengths that they have not seen."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from xlstm_jax.cli import main
+from xlstm_jax.config import ConfigError
+from xlstm_jax.evaluation.synthetic.tasks import get_task
+from xlstm_jax.models.language_model import build_model
+from xlstm_jax.presets.synthetic import MODELS, synthetic_model, synthetic_recipe
+from xlstm_jax.training.synthetic import train_synthetic, training_rows
+
+
+def test_a_batch_asks_for_the_answer_alone_and_is_no_wider_than_training():
+    task = get_task("cycle_nav")
+    config = synthetic_recipe("[0:1]", "cycle_nav", steps=10, short_share=0.5)
+    first, *_, last = (training_rows(task, config, step, 1)[0] for step in range(10))
+    assert (first.inputs.shape, last.inputs.shape) == ((64, 10), (64, 40))
+    assert (np.sum(last.loss_mask, axis=1) == 1).all()
+    lengths = np.argmax(last.loss_mask, axis=1) + 1
+    assert (np.asarray(last.inputs)[np.arange(64), lengths - 1] != 0).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_tiny_models_are_what_their_names_say(name):
+    config = synthetic_model(name, get_task("parity"))
+    kinds = {"[0:1]": [1, 1], "[1:0]": [0, 0], "[1:1]": [0, 1]}
+    if name in kinds:
+        assert config.block_map == kinds[name]
+    assert config.num_blocks == 2
+    assert 5_000 < build_model(config).param_count < 60_000
+
+
+def test_the_command_writes_what_it_found(tmp_path, capsys):
+    words = [
+        "eval",
+        "synthetic",
+        "--task",
+        "parity",
+        "--models",
+        "[0:1],llama",
+        "--steps",
+        "4",
+        "--test-rows",
+        "64",
+        "--test-lengths",
+        "40-50",
+    ]
+    assert main([*words, "--out", str(tmp_path), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    saved = json.loads((tmp_path / "result.json").read_text())
+    assert printed["results"] == saved["results"]
+    assert [result["model"] for result in saved["results"]] == ["[0:1]", "llama"]
+    assert all(result["steps"] == 4 and 0 <= result["test_accuracy"] <= 1 for result in saved["results"])
+    assert saved["results"][0]["published"] == {"mean": 100.0, "deviation": 0.0}
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["eval", "synthetic", "--task", "parity", "--models", "[2:1]"]) == 2
+    assert "model is '[2:1]', but must be one of [0:1]" in capsys.readouterr().err
+    assert main(["eval", "synthetic", "--task", "parity", "--train-lengths", "9-3"]) == 2
+    with pytest.raises(ConfigError, match="steps is 0"):
+        synthetic_recipe("[0:1]", "parity", steps=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "solved"), [("[0:1]", True), ("[1:0]", False)])
+def test_the_scalar_memory_finds_parity_and_the_matrix_memory_does_not(name, solved):
+    steps = None if solved else 300
+    config = synthetic_recipe(name, "parity", steps=steps, test_rows=512)
+    result = train_synthetic(synthetic_model(name, get_task("parity")), config)
+    if solved:
+        assert result.test_accuracy >= 0.99
+    else:
+        assert abs(result.test_accuracy - 0.5) < 0.1
+    jax.clear_caches()

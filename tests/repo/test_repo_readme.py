@@ -19,10 +19,16 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 SMALL_MODEL = shlex.split("--embedding_dim 32 --num_blocks 1 --num_heads 2 --context_length 32 --warmup_steps 1")
+SMALL_MIX = shlex.split("--embedding_dim 32 --num_blocks 2 --context_length 32 --warmup_steps 1")
+SMALL_LLAMA = shlex.split("--embedding_dim 32 --num_blocks 1 --head_dim 16 --context_length 32 --warmup_steps 1")
 SMALL_RUN = shlex.split("--batch_size 2 --steps 2 --eval_every 0 --eval_tokens 100")
 SHORTER = {
     "xlstm train quickstart": [*SMALL_MODEL, *SMALL_RUN],
+    "xlstm train quickstart_mixed": [*SMALL_MIX, *SMALL_RUN, "--sources", "my-texts", "--data.vocab_size", "512"],
+    "xlstm train quickstart_llama": [*SMALL_LLAMA, *SMALL_RUN, "--sources", "my-texts", "--data.vocab_size", "512"],
     "xlstm train": ["--steps", "3"],
+    "xlstm plan mlstm_v1_7b": ["--no-compile"],
+    "xlstm eval synthetic": ["--steps", "2"],
     "xlstm generate runs": ["--max-tokens", "5"],
 }
 """What is added to the README's commands here, so that they take seconds."""
@@ -50,7 +56,7 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 def xlstm(command: str, folder: Path) -> str:
     """Type an `xlstm` command, made shorter."""
-    more = next((more for start, more in SHORTER.items() if command.startswith(start)), [])
+    more = SHORTER.get(max((start for start in SHORTER if command.startswith(start)), key=len, default=""), [])
     main = "import sys; from xlstm_jax.cli import main; sys.exit(main())"
     return run([sys.executable, "-c", main, *shlex.split(command)[1:], *more], folder).stdout
 

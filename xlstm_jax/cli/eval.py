@@ -102,7 +102,9 @@ def _synthetic(arguments: argparse.Namespace) -> int:
 
     from xlstm_jax.training.synthetic import train_synthetic
 
-    console = Console(highlight=False, stderr=arguments.json)
+    # A pipe has no width; a terminal knows its own.
+    stream = sys.stderr if arguments.json else sys.stdout
+    console = Console(highlight=False, stderr=arguments.json, width=None if stream.isatty() else 120)
     console.print(f"{task.name}: {task.question}; {task.classes} answers", soft_wrap=True)
     for trial in trials:
         with _Progress(console, trial) as progress:
@@ -234,17 +236,19 @@ def _write(out: Path, record: dict[str, Any], task: Task, trials: Sequence[_Tria
 
 
 def _print_table(task: Task, trials: Sequence[_Trial], console: Console) -> None:
+    from rich import box
     from rich.table import Table
 
     from xlstm_jax.evaluation.synthetic.published import SETTING, SOURCE, published
 
     config = trials[0].config
-    table = Table()
-    table.add_column("model")
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", no_wrap=True)
     trained, tested = (f"{low}-{high}" for low, high in (config.train_lengths, config.test_lengths))
-    titles = ("seed", "params", "steps", "seconds", f"acc. {trained}", f"acc. {tested}", "scaled", "published")
+    titles = ("seed", "params", "steps", "time", f"acc. {trained}", f"acc. {tested}", "scaled", "published %")
     for title in titles:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for trial in trials:
         result, beside = trial.result, published(task.name, trial.model)
         assert result is not None
@@ -253,15 +257,15 @@ def _print_table(task: Task, trials: Sequence[_Trial], console: Console) -> None
             str(trial.config.seed),
             f"{result.parameters:,}",
             str(result.steps),
-            f"{result.seconds:.0f}",
+            f"{result.seconds:.0f} s",
             f"{result.train_accuracy:.1%}",
             f"[b]{result.test_accuracy:.1%}[/b]",
             f"{task.scaled(result.test_accuracy):.3f}",
-            "-" if beside is None else f"{beside.mean:.1f}% ± {beside.deviation:.1f}",
+            "-" if beside is None else f"{beside.mean:.1f} ± {beside.deviation:.1f}",
         )
     console.print(table)
     console.print(
-        f"seconds: training without compilation. Guessing has {task.chance:.1%}, which scales to 0. Published: "
+        f"time: training without compilation. Guessing has {task.chance:.1%}, which scales to 0. Published: "
         f"accuracy of {SOURCE}, with other sizes and steps ({SETTING}).",
         soft_wrap=True,
     )

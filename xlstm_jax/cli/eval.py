@@ -246,7 +246,7 @@ def _print_table(task: Task, trials: Sequence[_Trial], console: Console) -> None
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("model", no_wrap=True)
     trained, tested = (f"{low}-{high}" for low, high in (config.train_lengths, config.test_lengths))
-    titles = ("seed", "params", "steps", "time", f"acc. {trained}", f"acc. {tested}", "scaled", "published %")
+    titles = ("seed", "params", "steps", "time", trained, tested, "scaled", "published")
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for trial in trials:
@@ -261,11 +261,11 @@ def _print_table(task: Task, trials: Sequence[_Trial], console: Console) -> None
             f"{result.train_accuracy:.1%}",
             f"[b]{result.test_accuracy:.1%}[/b]",
             f"{task.scaled(result.test_accuracy):.3f}",
-            "-" if beside is None else f"{beside.mean:.1f} ± {beside.deviation:.1f}",
+            "-" if beside is None else f"{beside.mean:.1f}% ± {beside.deviation:.1f}",
         )
     console.print(table)
     console.print(
-        f"time: training without compilation. Guessing has {task.chance:.1%}, which scales to 0. Published: "
+        f"{trained} and {tested}: accuracy at these lengths; time: training without compilation. Guessing has {task.chance:.1%}, which scales to 0. Published: "
         f"accuracy of {SOURCE}, with other sizes and steps ({SETTING}).",
         soft_wrap=True,
     )

@@ -265,8 +265,8 @@ def _print_table(task: Task, trials: Sequence[_Trial], console: Console) -> None
         )
     console.print(table)
     console.print(
-        f"{trained} and {tested}: accuracy at these lengths; time: training without compilation. Guessing has {task.chance:.1%}, which scales to 0. Published: "
-        f"accuracy of {SOURCE}, with other sizes and steps ({SETTING}).",
+        f"{trained}, {tested}: accuracy at these lengths; time: training without compilation. Guessing has "
+        f"{task.chance:.1%}, which scales to 0. Published: accuracy of {SOURCE}, with other sizes and steps ({SETTING}).",
         soft_wrap=True,
     )
     sys.stdout.flush()

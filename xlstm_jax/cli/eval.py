@@ -266,7 +266,8 @@ def _print_table(task: Task, trials: Sequence[_Trial], console: Console) -> None
     console.print(table)
     console.print(
         f"{trained}, {tested}: accuracy at these lengths; time: training without compilation. Guessing has "
-        f"{task.chance:.1%}, which scales to 0. Published: accuracy of {SOURCE}, with other sizes and steps ({SETTING}).",
+        f"{task.chance:.1%}, which scales to 0. Published: accuracy of {SOURCE}, with other sizes and steps "
+        f"({SETTING}).",
         soft_wrap=True,
     )
     sys.stdout.flush()

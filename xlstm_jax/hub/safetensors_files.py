@@ -187,29 +187,38 @@ def _read_header(path: Path, problems: list[str]) -> list[StoredTensor]:
     content, wrong = _json_object(header, path)
     problems += wrong
     content.pop("__metadata__", None)
-    begin, available = 8 + length, size - 8 - length
-    tensors = []
+    begin = 8 + length
+    tensors, beyond = [], []
     for name, entry in content.items():
-        tensor = _parse_entry(name, entry, path, begin, available, problems)
-        if tensor is not None:
+        tensor = _parse_entry(name, entry, path, begin, problems)
+        if tensor is None:
+            continue
+        if tensor.start + tensor.nbytes > size:
+            beyond.append(tensor)
+        else:
             tensors.append(tensor)
+    if beyond:
+        last = max(beyond, key=lambda tensor: tensor.start + tensor.nbytes)
+        others = f" (so do {len(beyond) - 1} more)" if len(beyond) > 1 else ""
+        problems.append(
+            f"{path.name}: {last.name} ends {last.start + last.nbytes - size} bytes after the end of the file{others}, "
+            "which must have been cut off"
+        )
     if wrong or len(tensors) < len(content):
         return tensors
-    end, last = begin, "the header"
+    end, before = begin, "the header"
     for tensor in sorted(tensors, key=lambda t: (t.start, t.start + t.nbytes)):
         if tensor.start < end:
-            problems.append(f"{path.name}: the values of {tensor.name} overlap those of {last}")
+            problems.append(f"{path.name}: the values of {tensor.name} overlap those of {before}")
         elif tensor.start > end:
             problems.append(f"{path.name}: {tensor.start - end} bytes before {tensor.name} belong to no tensor")
-        end, last = max(end, tensor.start + tensor.nbytes), tensor.name
+        end, before = max(end, tensor.start + tensor.nbytes), tensor.name
     if end < size:
         problems.append(f"{path.name}: {size - end} bytes at its end belong to no tensor")
     return tensors
 
 
-def _parse_entry(
-    name: str, entry: Any, path: Path, begin: int, available: int, problems: list[str]
-) -> StoredTensor | None:
+def _parse_entry(name: str, entry: Any, path: Path, begin: int, problems: list[str]) -> StoredTensor | None:
     place = f"{path.name}: {name}"
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -224,9 +233,6 @@ def _parse_entry(
     nbytes = math.prod(shape) * DTYPES[dtype].itemsize
     if end - start != nbytes:
         problems.append(f"{place} of shape {shape} and dtype {dtype} takes {nbytes} bytes, but has {end - start}")
-        return None
-    if end > available:
-        problems.append(f"{place} ends {end - available} bytes after the end of the file, which must have been cut off")
         return None
     return StoredTensor(name, shape, DTYPES[dtype], path, begin + start)
 

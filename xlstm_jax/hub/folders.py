@@ -60,9 +60,9 @@ class Source:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def read(self, options: ReadOptions) -> Weights:
+    def read(self, options: ReadOptions | None = None) -> Weights:
         """The model and its parameters; see `Format.read`."""
-        return self.format.read(self.document, self.tensors, options)
+        return self.format.read(self.document, self.tensors, options or ReadOptions())
 
 
 def open_source(path: str | Path, *, format: str | None = None, config: str | Path | None = None) -> Source:

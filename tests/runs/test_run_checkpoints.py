@@ -19,6 +19,7 @@ from xlstm_jax.runs.errors import (
     NoCheckpointError,
     StateMismatchError,
 )
+from xlstm_jax.runs.in_use import held_for_removal
 
 Moments = namedtuple("Moments", ["first", "second", "nothing"])
 
@@ -377,6 +378,36 @@ def test_readers_work_while_checkpoints_are_rotated(folder):
             writer.join()
     assert len(set(read)) == 8
     assert read == sorted(read)
+
+
+def test_a_checkpoint_is_not_rotated_away_while_it_is_read(folder, monkeypatch):
+    """Orbax's threads outlive a read that fails halfway, so none may lose its files to the rotation."""
+    real, there = module.read_part, []
+    with Checkpoints(folder, keep=1) as saved:
+        saved.save(1, make_state(1))
+        saved.wait()
+
+        def read_late(*args, **options):
+            saved.save(2, make_state(2))
+            saved.wait()
+            there.append(saved.steps())
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, "read_part", read_late)
+        step, params, _ = Checkpoints(folder, read_only=True).restore_part("params")
+        assert (step, there) == (1, [[1, 2]])
+        assert_equal(params, make_state(1)["params"])
+        saved.save(3, make_state(3))
+        saved.wait()
+        assert saved.steps() == [3]
+
+
+def test_a_checkpoint_that_is_being_removed_is_not_read(three):
+    with held_for_removal(three / "00000030") as free:
+        assert free
+        with pytest.raises(CheckpointError, match="replaced faster than they can be read"):
+            Checkpoints(three, read_only=True).restore_part("params")
+    assert Checkpoints(three, read_only=True).restore_part("params")[0] == 30
 
 
 def test_a_checkpoint_that_vanishes_between_verifying_and_reading_is_read_again(three, monkeypatch):

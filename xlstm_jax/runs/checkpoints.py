@@ -13,6 +13,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +25,7 @@ from xlstm_jax.runs.errors import (
     NoCheckpointError,
 )
 from xlstm_jax.runs.files import sync_folder
+from xlstm_jax.runs.in_use import held_for_reading, held_for_removal
 from xlstm_jax.runs.manifest import MANIFEST_NAME, STATE_FOLDER, Manifest, checked_extra, read_manifest, write_manifest
 from xlstm_jax.runs.space import bytes_needed, check_space, is_disk_full
 from xlstm_jax.runs.storage import AsyncWriter, read_part
@@ -46,18 +48,18 @@ DAMAGED_FOLDER = "damaged"
 _NAME = re.compile(r"\d{8,}")
 _LEFTOVER = re.compile(r"\d{8,}\.(unfinished|deleted)")
 _READ_ATTEMPTS = 50
-"""A reader starts over when the checkpoint that it reads is rotated away; each time there is a newer one."""
+"""A reader starts over when the checkpoint that it chose is rotated away; each time there is a newer one."""
 
 
 class Checkpoints:
     """The checkpoints in one folder.
 
-    One writer at a time may hold it (see `RunLock`); any number of readers (`read_only=True`) work beside it: they
-    change nothing, and start over when a checkpoint is rotated away under them.
+    One writer at a time may hold it (see `RunLock`); any number of readers (`read_only=True`) work beside it. They
+    change nothing; a checkpoint that is being read is rotated away later, with the next one that is saved.
 
     Args:
         folder: made by the first save.
-        keep: how many checkpoints stay; an older one goes when a newer one is complete.
+        keep: how many checkpoints stay; an older one goes when a newer one is complete and nobody reads the old one.
         read_only: never change anything in the folder.
         say: gets one sentence whenever a damaged checkpoint is passed over.
     """
@@ -188,10 +190,13 @@ class Checkpoints:
 
     def _rotate(self) -> None:
         for step in self.steps()[: -self.keep]:
-            # The name goes first: a reader must find a whole checkpoint or none.
-            doomed = self.folder / f"{step:08d}.deleted"
-            os.rename(self.path(step), doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            with held_for_removal(self.path(step)) as free:
+                if not free:
+                    continue  # somebody reads it; the next rotation takes it along
+                # The name goes first: a reader must find a whole checkpoint or none.
+                doomed = self.folder / f"{step:08d}.deleted"
+                os.rename(self.path(step), doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
 
     def _abandon(self, unfinished: Path) -> None:
         """Drop what a failed save has written, and the writer that may be left in any state."""
@@ -304,8 +309,12 @@ class Checkpoints:
     def verified(self, step: int | None = None) -> tuple[int, Path]:
         """(step, folder) of the newest good checkpoint, all its files verified."""
         self._before_reading()
-        found, folder, _ = self._retry(lambda: self._find(step, None))
-        return found, folder
+
+        def once() -> tuple[int, Path]:
+            with ExitStack() as held:
+                return self._find(step, None, held)[:2]
+
+        return self._retry(once)
 
     def _read(
         self, targets: dict[str, Any], parts: list[str] | None, step: int | None, *, any_float: bool = False
@@ -313,24 +322,25 @@ class Checkpoints:
         self._before_reading()
 
         def once() -> tuple[int, dict[str, Any], dict[str, Any]]:
-            found, folder, manifest = self._find(step, parts or None)
-            problems = [f"there is no {part!r}" for part in targets if part not in manifest.arrays]
-            if parts is None:
-                problems += [f"{part!r} is not wanted" for part in manifest.arrays if part not in targets]
-            refuse(folder, problems)
-            try:
-                state = {
-                    p: read_part(folder / STATE_FOLDER, p, manifest.arrays[p], target, any_float=any_float)
-                    for p, target in targets.items()
-                }
-            except CheckpointError:
-                raise
-            except Exception as error:
-                if not folder.exists():
-                    raise _RotatedAwayError from error
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise CheckpointError(f"{folder} cannot be restored: {reason}") from error
-            return found, state, manifest.extra
+            with ExitStack() as held:
+                found, folder, manifest = self._find(step, parts or None, held)
+                problems = [f"there is no {part!r}" for part in targets if part not in manifest.arrays]
+                if parts is None:
+                    problems += [f"{part!r} is not wanted" for part in manifest.arrays if part not in targets]
+                refuse(folder, problems)
+                try:
+                    state = {
+                        p: read_part(folder / STATE_FOLDER, p, manifest.arrays[p], target, any_float=any_float)
+                        for p, target in targets.items()
+                    }
+                except CheckpointError:
+                    raise
+                except Exception as error:
+                    if not folder.exists():
+                        raise _RotatedAwayError from error
+                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                    raise CheckpointError(f"{folder} cannot be restored: {reason}") from error
+                return found, state, manifest.extra
 
         return self._retry(once)
 
@@ -347,8 +357,8 @@ class Checkpoints:
                 continue
         raise CheckpointError(f"the checkpoints in {self.folder} are replaced faster than they can be read")
 
-    def _find(self, step: int | None, parts: Iterable[str] | None) -> tuple[int, Path, Manifest]:
-        """The newest checkpoint (or the one of `step`) whose files for `parts` are good."""
+    def _find(self, step: int | None, parts: Iterable[str] | None, held: ExitStack) -> tuple[int, Path, Manifest]:
+        """The newest checkpoint (or the one of `step`) whose files for `parts` are good; `held` then holds it."""
         steps = self.steps()
         if step is not None and step not in steps:
             there = ", ".join(map(str, steps)) or "none"
@@ -357,6 +367,8 @@ class Checkpoints:
             raise NoCheckpointError(f"{self.folder} has no complete checkpoint")
         for candidate in reversed(steps) if step is None else [step]:
             folder = self.path(candidate)
+            if not held.enter_context(held_for_reading(folder)):
+                raise _RotatedAwayError
             try:
                 manifest = read_manifest(folder)
                 if manifest.step != candidate:

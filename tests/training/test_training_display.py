@@ -15,7 +15,7 @@ from rich.console import Console
 
 from xlstm_jax.training.curve import draw_curve
 from xlstm_jax.training.display import LiveDisplay, PlainDisplay, duration, make_display
-from xlstm_jax.training.plot import plot_loss
+from xlstm_jax.training.plot import MOST_POINTS, _smoothed, plot_loss
 from xlstm_jax.training.signals import StopRequest
 
 
@@ -102,6 +102,16 @@ def test_the_picture_of_any_run_is_a_png(records: list[dict], tmp_path: Path) ->
     plot_loss(records, tmp_path / "loss.png", "a run")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_the_line_in_the_picture_follows_the_loss_and_not_its_noise() -> None:
+    noisy = [(step, 3 + 30 / step + (-1) ** step) for step in range(1, 1001)]
+    line = _smoothed(noisy)
+    assert len(line) <= MOST_POINTS
+    assert line[0] == noisy[0]
+    far = [(step, loss - 3 - 30 / step) for step, loss in line if step > 100]
+    assert max(abs(off) for _, off in far) < 0.1
+    assert far[-1][0] > 995
 
 
 def test_no_losses_make_no_picture(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+SMOOTHED_OVER = 20
+"""The line of the training loss is the mean over this part of the run: batches differ more than the model changes."""
+
 MOST_POINTS = 400
-"""A curve of more points is averaged in groups: a fine line shows more than a thick band."""
+"""A line needs no more."""
 
 
 def plot_loss(records: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
@@ -26,7 +30,7 @@ def plot_loss(records: Sequence[Mapping[str, Any]], path: str | Path, title: str
     figure, axes = new_picture()
     if training:
         axes.plot(*zip(*training, strict=True), color="0.85", linewidth=0.8, label="_every step")
-        axes.plot(*zip(*_averaged(training), strict=True), color="tab:blue", linewidth=1.6, label="training")
+        axes.plot(*zip(*_smoothed(training), strict=True), color="tab:blue", linewidth=1.6, label="training")
     if held_out:
         axes.plot(
             *zip(*held_out, strict=True), color="tab:orange", linewidth=1.8, marker="o", markersize=4, label="held out"
@@ -90,10 +94,17 @@ def _curve(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, fl
     return [(r["step"], r[key]) for r in records if r.get(key) is not None and "step" in r]
 
 
-def _averaged(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    group = max(1, -(-len(points) // MOST_POINTS), len(points) // 100)
-    pieces = [points[i : i + group] for i in range(0, len(points), group)]
-    return [(sum(s for s, _ in p) / len(p), sum(v for _, v in p) / len(p)) for p in pieces]
+def _smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The mean around each point, of as many points after it as before; near the end of those that there are."""
+    sums = [0.0, *itertools.accumulate(value for _, value in points)]
+    reach = len(points) // SMOOTHED_OVER // 2
+    line = []
+    for at in range(0, len(points), -(-len(points) // MOST_POINTS)):
+        # The first fall is steep: a mean over what comes after alone would hide it.
+        before = min(reach, at)
+        first, behind = at - before, min(at + before + 1, len(points))
+        line.append((points[at][0], (sums[behind] - sums[first]) / (behind - first)))
+    return line
 
 
 def _leave_out_the_first_fall(axes: Any, points: Sequence[tuple[int, float]]) -> None:

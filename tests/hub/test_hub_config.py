@@ -164,6 +164,17 @@ def test_kwargs_that_did_nothing_in_the_peer_are_dropped():
     assert backend.settings().eps == 1e-6
 
 
+def test_dtypes_are_read_in_every_way_to_write_their_class():
+    kwargs = "mLSTMBackendTritonConfig(autocast_dtype=<class 'jax.numpy.bfloat16'>, chunk_size=32)"
+    document = saved(
+        model={"dtype": "jax.numpy.bfloat16", "lm_head_dtype": "<class 'jax.numpy.float32'>"},
+        cell={"backend": {"name": "triton_kernels", "kwargs": kwargs}},
+    )
+    config = config_from_xlstm_jax(document)
+    assert (config.dtype, config.lm_head_dtype) == ("bfloat16", "float32")
+    assert config.mlstm_block.mlstm.mlstm_cell.backend.kwargs == {"autocast_dtype": "bfloat16", "chunk_size": 32}
+
+
 def test_the_attention_backend_is_refused():
     with pytest.raises(ConfigError, match="is not an mLSTM"):
         config_from_xlstm_jax(saved(cell={"backend": {"name": "attention", "kwargs": {}}}))

@@ -163,6 +163,14 @@ def test_a_llama_is_known_without_its_class_and_gets_the_peers_defaults():
     assert (config.scan_blocks, config.mask_across_document_boundaries, config.ffn_width) == (True, False, 704)
 
 
+@pytest.mark.parametrize("field", [{"head_dim": 64}, {"theta": 1e4}, {"ffn_multiple_of": 32}])
+def test_a_llama_whose_defaults_are_left_out_is_known_by_any_field_of_its_own(field):
+    config = config_from_xlstm_jax({"config": {"embedding_dim": 256, "num_blocks": 2, "dtype": "float32"} | field})
+    assert isinstance(config, LlamaConfig)
+    # As for an xLSTM, the size of the vocabulary may follow later.
+    assert (config.head_dim, config.vocab_size) == (field.get("head_dim", 128), -1)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [({"causal": False}, "causal is False"), ({"head_dim": 7}, "head_dim is 7"), ({"num_blocks": "two"}, "'two'")],

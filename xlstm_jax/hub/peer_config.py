@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from xlstm_jax.config import ConfigError, from_json, public_fields
-from xlstm_jax.models.configs import MODULE_NAMES
+from xlstm_jax.models.configs import FLOAT_NAMES, MODULE_NAMES
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
@@ -23,10 +23,11 @@ from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
-_OF_LLAMA = ("embedding_dim", "head_dim", "theta")
-"""Fields by which a Llama's config is known where no class is named."""
+_OF_LLAMA = ("head_dim", "theta", "ffn_multiple_of", "ffn_dim_multiplier", "mask_across_document_boundaries")
+"""Fields by which a Llama's config is known where no class is named: those of an xLSTM are called otherwise."""
 
 _CLASS = re.compile(r"<class '(?:[\w.]+\.)?(\w+)'>")
+_DTYPE = re.compile(rf"[\w.]+\.({'|'.join(FLOAT_NAMES)})")
 
 # Fields that the peer took from the parent, whatever they were set to.
 _LAYER_FROM_STACK = {"embedding_dim", "bias", "dropout", "context_length", "dtype", "norm_type", "parallel"}
@@ -76,13 +77,14 @@ def config_from_xlstm_jax(metadata: str | Mapping[str, Any]) -> LanguageModelCon
             parallel = document.get("parallel") or parallel
             document = document[key]
     parallel = document.get("parallel") or parallel
-    if "llama" in str(model_class).rsplit(".", 1)[-1].lower() or (model_class is None and {*_OF_LLAMA} <= {*document}):
+    no_class = model_class is None and not any(name in document for name in ("mlstm_block", "mlstm"))
+    if "llama" in str(model_class).rsplit(".", 1)[-1].lower() or (no_class and any(n in document for n in _OF_LLAMA)):
         return _llama(document, parallel, model_class)
     return _model(document, parallel)
 
 
 def _llama(data: dict[str, Any], parallel: Any, model_class: str | None) -> LlamaConfig:
-    missing = [name for name in ("vocab_size", "embedding_dim", "num_blocks") if name not in data]
+    missing = [name for name in ("embedding_dim", "num_blocks") if name not in data]
     if missing:
         named = f"the model class {model_class!r}, which is no xLSTM" if model_class else "a Llama"
         raise ConfigError(f"the metadata describes {named}, but model_config lacks {', '.join(missing)}")
@@ -204,11 +206,12 @@ def _plain(value: Any) -> Any:
         return value
     if value in ("None", "True", "False"):
         return ast.literal_eval(value)
-    if match := _CLASS.fullmatch(value):
+    if match := _CLASS.fullmatch(value) or _DTYPE.fullmatch(value):
         return match[1]
     if value[:1] in "({[" or re.match(r"[\w.]+\(", value):
         try:
-            return _literal(ast.parse(value, mode="eval").body)
+            # Python does not read its own repr of a class.
+            return _literal(ast.parse(_CLASS.sub(r"'\1'", value), mode="eval").body)
         except (SyntaxError, ValueError):
             return value
     return value

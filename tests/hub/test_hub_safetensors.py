@@ -152,6 +152,7 @@ def test_each_way_in_which_shards_and_index_disagree_is_named(tmp_path):
     refused("misplaced: t2 is in model-00002-of-00002", t2=first.name)
     refused(r"nowhere\.safetensors is missing, which .* names for 't9'", t9="nowhere.safetensors")
     refused(r"'\.\./nowhere\.safetensors', which is not in the folder", t9="../nowhere.safetensors")
+    refused("names the file '', which is not in the folder", t9="")
     refused("'weight_map'", t9=3)
     index.write_text(json.dumps({"weight_map": {n: f for n, f in content["weight_map"].items() if n > "t1"}}))
     with pytest.raises(WeightsError, match=r"model-00001-of-00002\.safetensors is not named"):
@@ -164,6 +165,9 @@ def test_each_way_in_which_shards_and_index_disagree_is_named(tmp_path):
         open_tensors(tmp_path)
     index.write_text("{}")
     with pytest.raises(WeightsError, match="'weight_map'"):
+        open_tensors(tmp_path)
+    index.write_text("{")
+    with pytest.raises(WeightsError, match=r"index\.json is damaged: it is not JSON$"):
         open_tensors(tmp_path)
     index.unlink()
     with pytest.raises(WeightsError, match=r"has 2 .*files"):

@@ -124,16 +124,17 @@ def open_tensors(path: str | Path) -> dict[str, StoredTensor]:
 
 
 def _read_shards(index: Path, files: list[Path]) -> dict[str, StoredTensor]:
-    content, problems = _json_object(_bytes(index), index)
+    what = f"{index.parent} cannot be used"
+    content, problems = _json_object(_bytes(index), index, "it")
+    refuse(what, problems)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         problems.append(f"{index} has no 'weight_map' from tensors' names to files' names")
         weight_map = {}
-    what = f"{index.parent} cannot be used"
     refuse(what, problems)
     shards = sorted(set(weight_map.values()))
     for shard in shards:
-        if Path(shard).name != shard:
+        if not shard or Path(shard).name != shard:
             problems.append(f"{index.name} names the file {shard!r}, which is not in the folder")
         elif not (index.parent / shard).is_file():
             names = [name for name, file in weight_map.items() if file == shard]
@@ -175,7 +176,10 @@ def _read_header(path: Path, problems: list[str]) -> list[StoredTensor]:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _MAX_HEADER):
+            if size < 8:
+                problems.append(f"{path.name} has {size} bytes, too few for a safetensors file: it has been cut off")
+                return []
+            if length > min(size - 8, _MAX_HEADER):
                 problems.append(
                     f"{path.name} has {size} bytes, but its header alone should have {length}: it is cut off, or no "
                     "safetensors file"
@@ -184,7 +188,7 @@ def _read_header(path: Path, problems: list[str]) -> list[StoredTensor]:
             header = file.read(length)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    content, wrong = _json_object(header, path)
+    content, wrong = _json_object(header, path, "its header")
     problems += wrong
     content.pop("__metadata__", None)
     begin = 8 + length
@@ -244,8 +248,9 @@ def _bytes(path: Path) -> bytes:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _json_object(text: bytes, path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The object that `text` holds, and what is wrong with it: a name that stands twice would hide the first."""
+def _json_object(text: bytes, path: Path, what: str) -> tuple[dict[str, Any], list[str]]:
+    """The object that `text` holds (`what`, in errors), and what is wrong with it: a name that stands twice would hide
+    the first."""
     problems: list[str] = []
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -259,9 +264,9 @@ def _json_object(text: bytes, path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         content = json.loads(text.decode("utf-8"), object_pairs_hook=once)
     except (ValueError, RecursionError):
-        return {}, [f"{path.name} is damaged: its header is not JSON"]
+        return {}, [f"{path.name} is damaged: {what} is not JSON"]
     if not isinstance(content, dict):
-        return {}, [f"{path.name} is damaged: its header is not a JSON object"]
+        return {}, [f"{path.name} is damaged: {what} is not a JSON object"]
     return content, problems
 
 

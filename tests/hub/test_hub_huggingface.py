@@ -515,6 +515,21 @@ def test_a_tokenizer_that_normalises_or_has_no_evident_end_is_still_read(tmp_pat
     assert tokenizer.eod_text == "<|the end|>"
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_told_and_nothing_is_written(tmp_path, capsys, folder_with_text, name):
+    (folder_with_text / name).write_text("{")
+    assert main(["convert", str(folder_with_text), str(tmp_path / "run")]) == 1
+    assert f"{name} is damaged" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+
+
+def test_a_tokenizer_with_tokens_of_no_known_form_is_left_out_with_a_note(tmp_path, capsys, folder_with_text):
+    data = json.loads((folder_with_text / "tokenizer.json").read_text()) | {"added_tokens": [3]}
+    (folder_with_text / "tokenizer.json").write_text(json.dumps(data))
+    assert main(["convert", str(folder_with_text), str(tmp_path / "run")]) == 0
+    assert "has no tokenizer" in capsys.readouterr().err
+
+
 def test_a_text_is_opened_with_the_token_that_the_model_expects(tmp_path, folder_with_text):
     def opening(**changes):
         settings = json.loads((folder_with_text / "config.json").read_text()) | changes.pop("config", {})

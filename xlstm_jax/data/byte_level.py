@@ -61,10 +61,10 @@ class ByteLevelTokenizer(Tokenizer):
             data = json.loads(text)
             added = list(data.get("added_tokens") or [])
             vocabulary: dict[str, int] = dict(data["model"]["vocab"])
+            ids = vocabulary | {token["content"]: int(token["id"]) for token in added}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TokenizerError(f"{name} is not a byte-level BPE tokenizer.json: {error!r}") from error
         _check_model(data, name, drop_normalizer)
-        ids = vocabulary | {token["content"]: token["id"] for token in added}
         self.eod_text = _find_eod(ids, eod, name)
         self.eod_id = ids[self.eod_text]
         self.vocab_size = max(ids.values()) + 1

@@ -123,10 +123,15 @@ def read_tokenizer(folder: Path, document: Mapping[str, Any], eod: str | None = 
 
     Raises:
         TokenizerError: if there is none, or it cannot give bytes back.
+        WeightsError: if its files are damaged.
     """
-    file = folder / TOKENIZER_FILE
+    file, settings = folder / TOKENIZER_FILE, folder / TOKENIZER_CONFIG
     if not file.is_file():
         raise TokenizerError(f"{folder} holds no {TOKENIZER_FILE}")
+    for one in (file, settings):
+        # A tokenizer of another kind is left out with a note; one that cannot be read is a mistake to tell of.
+        if one.is_file():
+            read_json_object(one)
     notes, drop = [], False
     for _ in range(2):
         try:
@@ -137,8 +142,10 @@ def read_tokenizer(folder: Path, document: Mapping[str, Any], eod: str | None = 
                 drop = True
                 notes.append(f"{file} normalises its text; here it does not, so that bytes come back as they are")
                 continue
-            ending = _token_by_id(file, document.get("eos_token_id")) if eod is None else None
-            if ending is None or "end-of-document" not in str(error):
+            if eod is not None or "end-of-document" not in str(error):
+                raise
+            ending = _token_by_id(file, document.get("eos_token_id"))
+            if ending is None:
                 raise
             tokenizer = load_tokenizer(file, eod=ending, drop_normalizer=drop)
             break
@@ -175,8 +182,8 @@ def _special_ids(processor: Any) -> set[int]:
 
 def _token_by_id(file: Path, token_id: Any) -> str | None:
     data = read_json_object(file)
-    added = {token.get("id"): token.get("content") for token in data.get("added_tokens") or []}
-    vocabulary = (data.get("model") or {}).get("vocab")
+    added = {token["id"]: token["content"] for token in data.get("added_tokens") or []}
+    vocabulary = data["model"].get("vocab")
     if isinstance(vocabulary, dict):
         added = {number: text for text, number in vocabulary.items()} | added
     return added.get(token_id[0] if isinstance(token_id, list) and token_id else token_id)

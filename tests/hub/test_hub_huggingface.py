@@ -530,6 +530,17 @@ def test_a_tokenizer_with_tokens_of_no_known_form_is_left_out_with_a_note(tmp_pa
     assert "has no tokenizer" in capsys.readouterr().err
 
 
+def test_another_tokenizer_takes_the_place_of_all_files_of_the_first(tmp_path, folder_with_text):
+    (folder_with_text / "merges.txt").write_text("of the first")
+    config = json.loads((folder_with_text / "tokenizer_config.json").read_text())
+    (folder_with_text / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": "<of the first>"}))
+    assert main(["convert", str(folder_with_text), str(tmp_path / "run"), "--tokenizer", "bytes"]) == 0
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "back")]) == 0
+    assert not (tmp_path / "back/merges.txt").exists()
+    assert json.loads((tmp_path / "back/tokenizer_config.json").read_text())["bos_token"] == "<|endoftext|>"
+    assert load_tokenizer(tmp_path / "back").eod_id == 256
+
+
 def test_a_text_is_opened_with_the_token_that_the_model_expects(tmp_path, folder_with_text):
     def opening(**changes):
         settings = json.loads((folder_with_text / "config.json").read_text()) | changes.pop("config", {})

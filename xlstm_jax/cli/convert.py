@@ -95,7 +95,7 @@ def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
         _say(f"note: {note}")
     if tokenizer is not None and arguments.tokenizer is None:
         weights.record["opening_id"] = opening_token(opened.folder, opened.document, tokenizer)
-    files = carried_files(opened.folder)
+    files = carried_files(opened.folder, tokenizer=arguments.tokenizer is None)
     if tokenizer is None and (opened.folder / TOKENIZER_FILE).is_file():
         files[TOKENIZER_FILE] = (opened.folder / TOKENIZER_FILE).read_bytes()
     write_run(out, weights, tokenizer, Kept(files, weights.record), _say)

@@ -33,10 +33,11 @@ TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.
 RECORD_FILE = "format.json"
 """What a run keeps of the folder that it was made from, beside the files below."""
 
-CARRIED = (
-    *(CONFIG_FILE, GENERATION_FILE, TOKENIZER_CONFIG, SPECIAL_TOKENS),
+OF_TOKENIZER = (
+    *(TOKENIZER_CONFIG, SPECIAL_TOKENS),
     *("added_tokens.json", "chat_template.jinja", "merges.txt", "vocab.json", "tokenizer.model"),
 )
+CARRIED = (CONFIG_FILE, GENERATION_FILE, *OF_TOKENIZER)
 """Small files that come along unchanged, where they are there."""
 
 Say = Callable[[str], None]
@@ -105,9 +106,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def carried_files(folder: Path) -> dict[str, bytes]:
-    """The content of the small files that come along, by name."""
-    return {name: (folder / name).read_bytes() for name in CARRIED if (folder / name).is_file()}
+def carried_files(folder: Path, tokenizer: bool = True) -> dict[str, bytes]:
+    """The content of the small files that come along, by name; `tokenizer`: also of those around the tokenizer."""
+    names = [name for name in CARRIED if tokenizer or name not in OF_TOKENIZER]
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

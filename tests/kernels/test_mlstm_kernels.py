@@ -184,6 +184,27 @@ def test_masked_tokens_leave_the_state_bit_for_bit(form):
         np.testing.assert_array_equal(before, now)
 
 
+@pytest.mark.parametrize("form", ["recurrent", "parallel", "chunkwise"])
+def test_what_stands_in_padding_reaches_neither_outputs_nor_gradients(form):
+    case = make_case(seq=7, batch=1, heads=1, dim_qk=2, dim_v=2)
+    mask = np.array([[True, True, False, False, True, True, False]])
+    clean = [jnp.asarray(case.arrays[n], jnp.float32) for n in "qkvif"]
+    poisoned = [jnp.where(mask.reshape(1, 7, *(1,) * (x.ndim - 2)), x, jnp.nan) for x in clean]
+
+    @jax.jit
+    def loss_and_gradients(*inputs):
+        def loss(*inputs):
+            h, state = mlstm(*inputs, mask=mask, return_state=True, implementation=form, chunk_size=4)
+            return jnp.sum(h**2) + sum(jnp.sum(x**2) for x in state)
+
+        return jax.value_and_grad(loss, argnums=tuple(range(5)))(*inputs)
+
+    for got, want in zip(
+        jax.tree.leaves(loss_and_gradients(*poisoned)), jax.tree.leaves(loss_and_gradients(*clean)), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
 def memory_of_gradient(seq: int) -> int:
     shapes = [(1, seq, 2, 32), (1, seq, 2, 32), (1, seq, 2, 32), (1, seq, 2), (1, seq, 2)]
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
@@ -191,8 +212,9 @@ def memory_of_gradient(seq: int) -> int:
     return gradient.lower(*inputs).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_memory_is_one_state_a_chunk_and_nothing_quadratic():
-    short, long = 2048, 8192
+@pytest.mark.parametrize("over", [0, 1], ids=["whole chunks", "one token over"])
+def test_memory_is_one_state_a_chunk_and_nothing_quadratic(over):
+    short, long = 2048 + over, 8192 + over
     inputs = 4 * 2 * (3 * 32 + 2)  # bytes of q, k, v, i, f per token
     states = 4 * 2 * (32 * 32 + 32) / 64
     growth = (memory_of_gradient(long) - memory_of_gradient(short)) / (long - short)

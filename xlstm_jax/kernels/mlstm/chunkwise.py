@@ -40,32 +40,37 @@ def mlstm_chunkwise(
     eps: float,
     chunk_size: int | None = None,
 ) -> tuple[Float[Array, "b s h e"], MLSTMState]:
-    """All tokens, `chunk_size` at a time; the last chunk is filled up with masked tokens, which change nothing."""
+    """All tokens, `chunk_size` at a time.
+
+    Where the last chunk is not full it begins earlier, so that it is, and what it has in common with the chunk before
+    is masked in it: nothing as large as the inputs has to be padded.
+    """
     batch, seq = q.shape[:2]
     dtype = state.C.dtype
     size = min(chunk_size or CHUNK_SIZE, seq)
-    missing = -seq % size
-    if missing:
-        mask = jnp.ones((batch, seq), bool) if mask is None else mask
-        q, k, v, i, f, reset, mask = jax.tree.map(
-            lambda x: jnp.pad(x, ((0, 0), (0, missing)) + ((0, 0),) * (x.ndim - 2)), (q, k, v, i, f, reset, mask)
-        )
+    shared = -seq % size
+    if shared and mask is None:
+        mask = jnp.ones((batch, seq), bool)
 
     def by_chunk(x: Array) -> Array:  # (b, s, h) -> (c, b, h, l)
+        if shared:
+            x = jnp.concatenate([x[:, : seq // size * size], x[:, seq - size :]], axis=1)
         return jnp.moveaxis(x.reshape(batch, -1, size, x.shape[-1]), (1, 3), (0, 2))
 
     i, f = by_chunk(i.astype(dtype)), by_chunk(f.astype(dtype))
-    log_f = jax.nn.log_sigmoid(f)
-    log_i = i if gate == "exp" else jax.nn.log_sigmoid(i)
-    decay, write = log_f, log_i
-    starts = None
+    valid = starts = None
     if mask is not None:
         valid = by_chunk(mask[..., None])
+        valid = valid.at[-1, ..., :shared].set(False)
+        i, f = jnp.where(valid, i, 0), jnp.where(valid, f, 0)
+    log_f = jax.nn.log_sigmoid(f)
+    log_i = i if gate == "exp" else jax.nn.log_sigmoid(i)
+    if valid is not None:
         log_f, log_i = jnp.where(valid, log_f, 0), jnp.where(valid, log_i, -jnp.inf)
-        decay, write = log_f, log_i
-        reset = None if reset is None else reset & mask
+    decay, write = log_f, log_i
     if reset is not None:
         starts = by_chunk(reset[..., None])
+        starts = starts if valid is None else starts & valid
         # A fresh sequence has m = 0 before its first token and nothing to decay but that.
         decay, write = jnp.where(starts, -jnp.inf, log_f), jnp.where(starts, jnp.maximum(log_f, log_i), log_i)
         log_f = jnp.where(starts, 0, log_f)
@@ -74,10 +79,8 @@ def mlstm_chunkwise(
     else:
         m0, m = jnp.zeros_like(state.m), jnp.zeros_like(log_i)
 
-    h, C, n = _run_chunks(q, k, v, log_i, log_f, starts, m, m0, state.C, state.n, normalize, eps)
-    if mask is not None:
-        h = jnp.where(mask[..., None, None], h, 0)
-    return h[:, :seq], MLSTMState(C, n, m[-1, ..., -1] if gate == "exp" else state.m)
+    h, C, n = _run_chunks(q, k, v, log_i, log_f, starts, valid, m, m0, state.C, state.n, normalize, eps)
+    return h, MLSTMState(C, n, m[-1, ..., -1] if gate == "exp" else state.m)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -92,13 +95,14 @@ class _Gates(NamedTuple):
     decay_high: Array  # b h l, running sum of log f, and what rounding took from it
     decay_low: Array
     segment: Array | None  # b 1 l, number of resets up to and including the token
+    valid: Array | None  # b 1 l, false at masked tokens; None if there are none
     m: Array  # b h l
     enter: Array  # b h l, weight of the entering state in the output at a token
     leave: Array  # b h l, weight of a token in the leaving state
     carry: Array  # b h, weight of the entering state in the leaving state
 
 
-def _gates(log_i: Array, log_f: Array, starts: Array | None, m: Array, m0: Array) -> _Gates:
+def _gates(log_i: Array, log_f: Array, starts: Array | None, valid: Array | None, m: Array, m0: Array) -> _Gates:
     high, low = exact_cumsum(log_f)
     m_before = jnp.concatenate([m0[None], m[:-1, ..., -1]])
     enter = jnp.exp((m_before[..., None] - m) + high + low)
@@ -109,7 +113,7 @@ def _gates(log_i: Array, log_f: Array, starts: Array | None, m: Array, m0: Array
         segment = jnp.cumsum(starts, axis=-1, dtype=jnp.int32)
         enter = jnp.where(segment == 0, enter, 0)
         leave = jnp.where(segment == segment[..., -1:], leave, 0)
-    return _Gates(log_i, high, low, segment, m, enter, leave, enter[..., -1])
+    return _Gates(log_i, high, low, segment, valid, m, enter, leave, enter[..., -1])
 
 
 def _inner_weights(g: _Gates) -> Float[Array, "b h t j"]:
@@ -216,7 +220,7 @@ def _chunk_backward(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(10, 11))
+@partial(jax.custom_vjp, nondiff_argnums=(11, 12))
 def _run_chunks(
     q: Float[Array, "b s h d"],
     k: Float[Array, "b s h d"],
@@ -224,6 +228,7 @@ def _run_chunks(
     log_i: Float[Array, "c b h l"],
     log_f: Float[Array, "c b h l"],
     starts: Bool[Array, "c b 1 l"] | None,
+    valid: Bool[Array, "c b 1 l"] | None,
     m: Float[Array, "c b h l"],
     m0: Float[Array, "b h"],
     C: Float[Array, "b h d e"],
@@ -232,12 +237,17 @@ def _run_chunks(
     eps: float,
 ) -> tuple[Float[Array, "b s h e"], Float[Array, "b h d e"], Float[Array, "b h d"]]:
     """Outputs and final memory, with the frames (m0 and m) given from outside; log_f is 0 where a sequence starts."""
-    return _scan_forward(q, k, v, _gates(log_i, log_f, starts, m, m0), C, n, normalize, eps, keep=False)[0]
+    return _scan_forward(q, k, v, _gates(log_i, log_f, starts, valid, m, m0), C, n, normalize, eps, keep=False)[0]
 
 
-def _cut(x: Array, index: Array, size: int, dtype: jnp.dtype) -> Array:
-    """Chunk `index` of a (b, s, h, .) array as (b, h, l, .)."""
-    return jnp.swapaxes(jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=1), 1, 2).astype(dtype)
+def _cut(x: Array, index: Array, size: int, valid: Array | None, dtype: jnp.dtype) -> Array:
+    """Chunk `index` of a (b, s, h, .) array as (b, h, l, .), zero where it is masked.
+
+    The last chunk, where it would reach over the end, is moved back to end there: JAX clamps the start of a slice.
+    """
+    chunk = jnp.swapaxes(jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=1), 1, 2)
+    # Selected, not multiplied: padding may hold anything, NaN included.
+    return (chunk if valid is None else jnp.where(valid[..., None], chunk, 0)).astype(dtype)
 
 
 def _at(tree: Any, index: Array) -> Any:
@@ -245,10 +255,14 @@ def _at(tree: Any, index: Array) -> Any:
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False), tree)
 
 
-def _put(x: Array, chunk: Array, index: Array) -> Array:
-    """The inverse of `_cut`, in place inside a loop."""
+def _put(x: Array, chunk: Array, index: Array, valid: Array | None = None) -> Array:
+    """The inverse of `_cut`, in place inside a loop; what is masked by `valid` stays as it is in x."""
     chunk = jnp.swapaxes(chunk, 1, 2).astype(x.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(x, chunk, index * chunk.shape[1], axis=1)
+    start = index * chunk.shape[1]
+    if valid is not None:
+        before = jax.lax.dynamic_slice_in_dim(x, start, chunk.shape[1], axis=1)
+        chunk = jnp.where(jnp.swapaxes(valid, 1, 2)[..., None], chunk, before)
+    return jax.lax.dynamic_update_slice_in_dim(x, chunk, start, axis=1)
 
 
 def _scan_chunks(body: Callable, carry: Any, inputs: Callable, count: int, *, reverse: bool = False) -> tuple[Any, Any]:
@@ -274,38 +288,40 @@ def _scan_forward(q, k, v, gates: _Gates, C, n, normalize, eps, *, keep: bool):
     count, size, scale, dtype = gates.m.shape[0], gates.m.shape[-1], q.shape[-1] ** -0.5, C.dtype
 
     def inputs(index: Array) -> tuple:
-        q_c, k_c, v_c = (_cut(x, index, size, dtype) for x in (q, k, v))
-        return q_c * scale, k_c, v_c, _at(gates, index)
+        g = _at(gates, index)
+        q_c, k_c, v_c = (_cut(x, index, size, g.valid, dtype) for x in (q, k, v))
+        return q_c * scale, k_c, v_c, g
 
     def body(carry: tuple[Array, Array, Array], index: Array, ready: tuple):
         C, n, h = carry
         q_c, k_c, v_c, g = ready
         h_c, s, *after = _chunk_forward(C, n, q_c, k_c, v_c, g, normalize, eps)
-        return (*after, _put(h, h_c, index)), (C, n, s) if keep else None
+        return (*after, _put(h, h_c, index, g.valid)), (C, n, s) if keep else None
 
     (C, n, h), kept = _scan_chunks(body, (C, n, jnp.zeros_like(v)), inputs, count)
     return (h, C, n), kept
 
 
-def _run_chunks_fwd(q, k, v, log_i, log_f, starts, m, m0, C, n, normalize, eps):
-    gates = _gates(log_i, log_f, starts, m, m0)
+def _run_chunks_fwd(q, k, v, log_i, log_f, starts, valid, m, m0, C, n, normalize, eps):
+    gates = _gates(log_i, log_f, starts, valid, m, m0)
     out, kept = _scan_forward(q, k, v, gates, C, n, normalize, eps, keep=True)
-    return out, (q, k, v, log_i, log_f, starts, m, m0, kept, out[1:])
+    return out, (q, k, v, log_i, log_f, starts, valid, m, m0, kept, out[1:])
 
 
 def _run_chunks_bwd(normalize, eps, saved, cotangents):
-    q, k, v, log_i, log_f, starts, m, m0, kept, (C_end, n_end) = saved
+    q, k, v, log_i, log_f, starts, valid, m, m0, kept, (C_end, n_end) = saved
     dh, dC, dn = cotangents
-    gates = _gates(log_i, log_f, starts, m, m0)
+    gates = _gates(log_i, log_f, starts, valid, m, m0)
     count, size, scale = m.shape[0], m.shape[-1], q.shape[-1] ** -0.5
 
     def anchor(C: Array, n: Array, dC: Array, dn: Array) -> Array:
         return _product("bhde,bhde->bh", C, dC) + _product("bhd,bhd->bh", n, dn)
 
     def inputs(index: Array) -> tuple:
-        q_c, k_c, v_c, dh_c = (_cut(x, index, size, dC.dtype) for x in (q, k, v, dh))
+        g = _at(gates, index)
+        q_c, k_c, v_c, dh_c = (_cut(x, index, size, g.valid, dC.dtype) for x in (q, k, v, dh))
         C, n, s = _at(kept, index)
-        return C, n, q_c * scale, k_c, v_c, _at(gates, index), s, dh_c
+        return C, n, q_c * scale, k_c, v_c, g, s, dh_c
 
     def body(carry: tuple[Array, ...], index: Array, ready: tuple):
         dC, dn, behind, dq, dk, dv = carry
@@ -313,6 +329,7 @@ def _run_chunks_bwd(normalize, eps, saved, cotangents):
         dC, dn, dq_c, dk_c, dv_c, q_dq, k_dk, dm = _chunk_backward(
             dC, dn, C, n, q_c, k_c, v_c, g, s, dh_c, normalize, eps
         )
+        # A last chunk that was moved back writes zeros over what it shares with the one before, which comes next.
         grads = _put(dq, dq_c * scale, index), _put(dk, dk_c, index), _put(dv, dv_c, index)
         return (dC, dn, anchor(C, n, dC, dn), *grads), (q_dq, k_dk, dm, behind)
 
@@ -323,7 +340,7 @@ def _run_chunks_bwd(normalize, eps, saved, cotangents):
     dlog_f = jax.lax.cumsum(q_dq - k_dk, axis=3, reverse=True) + behind[..., None]
     # The frame of the final state is the last m: a larger m means a smaller C.
     dm = dm.at[-1, ..., -1].add(-at_end)
-    return dq, dk, dv, k_dk, dlog_f, None, dm, dm0, dC, dn
+    return dq, dk, dv, k_dk, dlog_f, None, None, dm, dm0, dC, dn
 
 
 _run_chunks.defvjp(_run_chunks_fwd, _run_chunks_bwd)

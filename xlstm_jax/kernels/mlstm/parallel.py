@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.mlstm.state import MLSTMState, normaliser_floor
+from xlstm_jax.kernels.mlstm.state import MLSTMState, clear_padding, normaliser_floor
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -33,6 +33,8 @@ def mlstm_parallel(
 ) -> tuple[Float[Array, "b s h e"], MLSTMState]:
     """All tokens at once; O(seq²) time and memory, differentiated by JAX."""
     out_dtype, dtype = v.dtype, state.C.dtype
+    if mask is not None:
+        q, k, v, i, f = clear_padding(mask, q, k, v, i, f)
     q, k, v = (jnp.moveaxis(x.astype(dtype), 2, 1) for x in (q, k, v))
     i, f = (jnp.moveaxis(x.astype(dtype), 2, 1) for x in (i, f))
     q = q * q.shape[-1] ** -0.5

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.mlstm.state import MLSTMState, normaliser_floor
+from xlstm_jax.kernels.mlstm.state import MLSTMState, clear_padding, normaliser_floor
 
 
 def mlstm_recurrent(
@@ -56,6 +56,8 @@ def mlstm_token(
     """One token. The arithmetic runs in the dtype of the state; h comes in the dtype of v."""
     old, out_dtype, dtype = state, v.dtype, state.C.dtype
     q, k, v, i, f = (x.astype(dtype) for x in (q, k, v, i, f))
+    if mask is not None:
+        q, k, v, i, f = clear_padding(mask, q, k, v, i, f)
     if reset is not None:
         state = MLSTMState(
             jnp.where(reset[:, None, None, None], 0, state.C),

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 class MLSTMState(NamedTuple):
@@ -27,6 +27,11 @@ def zero_state(batch: int, heads: int, dim_qk: int, dim_v: int, dtype: jnp.dtype
         jnp.zeros((batch, heads, dim_qk), dtype),
         jnp.zeros((batch, heads), dtype),
     )
+
+
+def clear_padding(mask: Bool[Array, "*lead"], *arrays: Array) -> tuple[Array, ...]:
+    """The arrays (*lead, ...) with zeros where mask is false: whatever stands there, NaN included, has no influence."""
+    return tuple(jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0) for x in arrays)
 
 
 def normaliser_floor(m: Float[Array, "*lead"]) -> Float[Array, "*lead"]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlstm_cases import NAMES, Case, errors, make_case
 
 from xlstm_jax.kernels.closeness import bounds, relative_error, tolerance
-from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step
+from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step, zero_state
 
 PROBLEMS = {
     "one token": {"seq": 1},
@@ -240,12 +240,39 @@ def test_program_size_does_not_grow_with_the_sequence():
         ({"normalize": False}, "only defined with its normaliser"),
         ({"reset": np.zeros((2, 4), bool)}, r"reset has shape \(2, 4\)"),
         ({"mask": np.zeros((2, 5), np.int32)}, "mask has shape .* boolean"),
+        ({"implementation": ""}, "implementation is ''"),
+        ({"chunk_size": "64"}, "chunk_size is '64'"),
+        ({"chunk_size": 6.5}, "chunk_size is 6.5"),
+        ({"chunk_size": -1, "implementation": "parallel"}, "chunk_size is -1"),
+        ({"eps": -1.0}, "eps is -1.0"),
+        ({"mask": [[True] * 5] * 2}, "mask is of type list"),
+        ({"state": (np.zeros(1), np.zeros(1))}, "state is of type tuple, but must be MLSTMState"),
+        ({"q": np.ones((2, 5, 2, 4), np.int32)}, "q has dtype int32"),
+        ({"v": np.ones((2, 5, 2, 6), np.int32)}, "v has dtype int32"),
+        ({"f": np.ones((2, 5, 2), bool)}, "f has dtype bool"),
+        ({"i": None}, "i is of type NoneType"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(change, message):
     case = make_case(seq=5)
+    arguments = {n: jnp.asarray(case.arrays[n], jnp.float32) for n in "qkvif"}
+    with pytest.raises((TypeError, ValueError), match=message):
+        mlstm(**arguments | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reset": np.zeros((2, 1), bool)}, r"reset has shape \(2, 1\)"),
+        ({"mask": np.ones(2, np.int32)}, "mask has shape .* boolean"),
+        ({"k": np.ones((2, 2, 4), np.int32)}, "k has dtype int32"),
+    ],
+)
+def test_a_step_refuses_the_same_by_name(change, message):
+    case = make_case(seq=1)
+    arguments = {n: jnp.asarray(case.arrays[n][:, 0], jnp.float32) for n in "qkvif"}
     with pytest.raises(ValueError, match=message):
-        mlstm(*(jnp.asarray(case.arrays[n], jnp.float32) for n in "qkvif"), **change)
+        mlstm_step(zero_state(2, 2, 4, 6), **arguments | change)
 
 
 def test_shapes_that_do_not_fit_are_named():

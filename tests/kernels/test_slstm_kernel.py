@@ -326,10 +326,20 @@ def test_bad_input_is_named():
             "implementation is 'cuda', but must be None or one of",
         ),
         ((wx, r, b), {"unroll": 0}, "unroll is 0"),
+        ((wx, r, b), {"unroll": 1.5}, "unroll is 1.5"),
         ((wx, r, b), {"forward_clipval": -1.0}, "forward_clipval is -1.0"),
+        ((wx, r, b), {"implementation": ""}, "implementation is ''"),
+        ((wx, r, b), {"product_dtype": "int32"}, "product_dtype is 'int32'"),
+        ((wx.astype(jnp.int32), r, b), {}, "wx has dtype int32"),
+        ((wx, r, b.astype(jnp.int32)), {}, "b has dtype int32"),
+        ((wx, r, b), {"state": state._replace(m=state.m > 0)}, "state.m has dtype bool"),
     ):
         with pytest.raises(ValueError, match=words):
             slstm(*arguments, **options)
+    with pytest.raises(ValueError, match=r"mask has shape \(3, 2\)"):
+        slstm_step(state, wx[:, 0], r, b, mask=jnp.ones((3, 2), bool))
+    with pytest.raises(TypeError, match="r is of type NoneType"):
+        slstm(wx, None, b)
 
 
 def test_a_sequence_of_no_tokens_hands_the_state_on():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from xlstm_jax.kernels.arguments import check_count, check_flags, check_floats, check_state
 from xlstm_jax.kernels.mlstm.chunkwise import mlstm_chunkwise
 from xlstm_jax.kernels.mlstm.parallel import mlstm_parallel
 from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent, mlstm_token
@@ -72,22 +73,16 @@ def mlstm(
         float32. Splitting a sequence and handing the state on gives the same as one call.
 
     Raises:
-        ValueError: for shapes that do not fit or a name that is not known.
+        ValueError: for shapes or dtypes that do not fit, or a name that is not known.
+        TypeError: for what is no array.
     """
-    _check(q, k, v, i, f, 4, gate, normalize)
-    name = implementation or pick_implementation()[0]
+    _check(q, k, v, i, f, 4, gate, normalize, eps)
+    name = pick_implementation()[0] if implementation is None else implementation
     if name not in _FORMS:
         raise ValueError(f"implementation is {implementation!r}, but must be None or one of {', '.join(_FORMS)}")
-    options: dict = {}
-    if name == "chunkwise":
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size is {chunk_size!r}, but must be at least 1")
-        options["chunk_size"] = chunk_size
-    for label, array in (("reset", reset), ("mask", mask)):
-        if array is not None and (array.shape != q.shape[:2] or array.dtype != jnp.bool_):
-            raise ValueError(
-                f"{label} has shape {array.shape} and dtype {array.dtype}, but must be boolean of shape {q.shape[:2]}"
-            )
+    check_count("chunk_size", chunk_size)
+    options = {"chunk_size": chunk_size} if name == "chunkwise" else {}
+    check_flags(q.shape[:2], reset=reset, mask=mask)
     start = _starting_state(state, q, v, i, f)
     if q.shape[1] == 0:
         h, final = jnp.zeros_like(v), start
@@ -117,7 +112,8 @@ def mlstm_step(
     Returns:
         h in the dtype of v, and the next state.
     """
-    _check(q, k, v, i, f, 3, gate, normalize)
+    _check(q, k, v, i, f, 3, gate, normalize, eps)
+    check_flags(q.shape[:1], reset=reset, mask=mask)
     start = _starting_state(state, q, v, i, f)
     return mlstm_token(start, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
 
@@ -127,6 +123,7 @@ def _starting_state(state: MLSTMState | None, q: Array, v: Array, i: Array, f: A
     batch, heads, dim_qk, dim_v = q.shape[0], q.shape[-2], q.shape[-1], v.shape[-1]
     if state is None:
         return zero_state(batch, heads, dim_qk, dim_v, dtype)
+    check_state(MLSTMState, state)
     wanted = ((batch, heads, dim_qk, dim_v), (batch, heads, dim_qk), (batch, heads))
     for label, array, shape in zip(MLSTMState._fields, state, wanted, strict=True):
         if array.shape != shape:
@@ -135,13 +132,16 @@ def _starting_state(state: MLSTMState | None, q: Array, v: Array, i: Array, f: A
     return MLSTMState(*(x.astype(dtype) for x in state))
 
 
-def _check(q: Array, k: Array, v: Array, i: Array, f: Array, rank: int, gate: str, normalize: bool) -> None:
+def _check(q: Array, k: Array, v: Array, i: Array, f: Array, rank: int, gate: str, normalize: bool, eps: float) -> None:
     if gate not in get_args(Gate):
         raise ValueError(f"gate is {gate!r}, but must be one of {', '.join(map(repr, get_args(Gate)))}")
     if gate == "exp" and not normalize:
         raise ValueError("normalize is False, but the exponential input gate is only defined with its normaliser")
-    if q.ndim != rank:
-        raise ValueError(f"q has shape {q.shape}, but must have {rank} axes")
+    check_floats(q=q, k=k, v=v, i=i, f=f)
+    if not isinstance(eps, (int, float)) or not 0 <= eps < float("inf"):
+        raise ValueError(f"eps is {eps!r}, but must be a number of at least 0")
+    if q.ndim != rank or q.shape[-1] == 0:
+        raise ValueError(f"q has shape {q.shape}, but must have {rank} axes, the last of at least one feature")
     wanted = {"k": (k, q.shape), "v": (v, (*q.shape[:-1], v.shape[-1])), "i": (i, q.shape[:-1]), "f": (f, q.shape[:-1])}
     for label, (array, shape) in wanted.items():
         if array.shape != shape:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from xlstm_jax.kernels.arguments import check_count, check_flags, check_floats, check_state
 from xlstm_jax.kernels.slstm.fused import slstm_fused
 from xlstm_jax.kernels.slstm.recurrent import Options, slstm_recurrent, slstm_token
 from xlstm_jax.kernels.slstm.state import GATES, SLSTMState, zero_state
@@ -73,22 +74,16 @@ def slstm(
         and handing the state on gives the same as one call, gradients included.
 
     Raises:
-        ValueError: for shapes that do not fit or values that are not known.
+        ValueError: for shapes or dtypes that do not fit, or values that are not known.
+        TypeError: for what is no array.
     """
     _check(wx, r, b, 5)
-    name = implementation or pick_implementation()[0]
+    name = pick_implementation()[0] if implementation is None else implementation
     if name not in _FORMS:
         raise ValueError(f"implementation is {implementation!r}, but must be None or one of {', '.join(_FORMS)}")
-    extra: dict = {}
-    if name == "fused":
-        if unroll is not None and unroll < 1:
-            raise ValueError(f"unroll is {unroll!r}, but must be at least 1")
-        extra["unroll"] = unroll
-    for label, array in (("reset", reset), ("mask", mask)):
-        if array is not None and (array.shape != wx.shape[:2] or array.dtype != jnp.bool_):
-            raise ValueError(
-                f"{label} has shape {array.shape} and dtype {array.dtype}, but must be boolean of shape {wx.shape[:2]}"
-            )
+    check_count("unroll", unroll)
+    extra = {"unroll": unroll} if name == "fused" else {}
+    check_flags(wx.shape[:2], reset=reset, mask=mask)
     options = _options(wx, product_dtype, gradient_recurrent_cut, gradient_recurrent_clipval, forward_clipval)
     start = _starting_state(state, wx, r, b)
     if wx.shape[1] == 0:
@@ -120,6 +115,7 @@ def slstm_step(
         y in the dtype of wx, and the next state.
     """
     _check(wx, r, b, 4)
+    check_flags(wx.shape[:1], reset=reset, mask=mask)
     options = _options(wx, product_dtype, gradient_recurrent_cut, gradient_recurrent_clipval, forward_clipval)
     start = _starting_state(state, wx, r, b)
     return slstm_token(start, wx, r, b, reset=reset, mask=mask, options=options)
@@ -129,9 +125,16 @@ def _options(
     wx: Array, product_dtype: DTypeLike | None, cut: bool, gradient_clip: float | None, forward_clip: float | None
 ) -> Options:
     for label, value in (("gradient_recurrent_clipval", gradient_clip), ("forward_clipval", forward_clip)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{label} is {value!r}, but must be None or above 0")
-    return Options(jnp.dtype(wx.dtype if product_dtype is None else product_dtype), cut, gradient_clip, forward_clip)
+        if value is not None and not (isinstance(value, (int, float)) and value > 0):
+            raise ValueError(f"{label} is {value!r}, but must be None or a number above 0")
+    dtype = wx.dtype if product_dtype is None else product_dtype
+    try:
+        is_float = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        is_float = False
+    if not is_float:
+        raise ValueError(f"product_dtype is {dtype!r}, but must be None or a float dtype")
+    return Options(jnp.dtype(dtype), cut, gradient_clip, forward_clip)
 
 
 def _starting_state(state: SLSTMState | None, wx: Array, r: Array, b: Array) -> SLSTMState:
@@ -139,6 +142,7 @@ def _starting_state(state: SLSTMState | None, wx: Array, r: Array, b: Array) -> 
     batch, heads, dim = shape = (wx.shape[0], *wx.shape[-2:])
     if state is None:
         return zero_state(batch, heads, dim, dtype)
+    check_state(SLSTMState, state)
     for label, array in zip(SLSTMState._fields, state, strict=True):
         if array.shape != shape:
             raise ValueError(f"state.{label} has shape {array.shape}, but these inputs need {shape}")
@@ -147,6 +151,7 @@ def _starting_state(state: SLSTMState | None, wx: Array, r: Array, b: Array) -> 
 
 
 def _check(wx: Array, r: Array, b: Array, rank: int) -> None:
+    check_floats(wx=wx, r=r, b=b)
     if wx.ndim != rank or wx.shape[-3] != len(GATES):
         axes = "(batch, seq, 4, heads, dim)" if rank == 5 else "(batch, 4, heads, dim)"
         raise ValueError(f"wx has shape {wx.shape}, but must be {axes} with the gates in the order {', '.join(GATES)}")

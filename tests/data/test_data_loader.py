@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlstm_jax.config import ConfigError
+from xlstm_jax.data.errors import DamagedStoreError
 from xlstm_jax.data.loader import Batch, Loader
 from xlstm_jax.data.mixture import Mixture
 from xlstm_jax.data.schedule import BatchSchedule
 from xlstm_jax.data.store import Split, TokenArray
+from xlstm_jax.data.tokenizer import ByteTokenizer
 
 EOD = 0
 
@@ -183,3 +185,10 @@ def test_an_empty_split_and_a_negative_step_are_refused():
         Loader(Split.from_documents([], eod_id=EOD), seq_len=2, schedule=1)
     with pytest.raises(ValueError, match="step is -1"):
         Loader(numbered([5]), seq_len=2, schedule=1)(-1)
+
+
+def test_a_token_that_the_tokenizer_does_not_have_is_named_and_not_learnt():
+    split = Split.from_documents([[1, 2, 3], [4, 999]], eod_id=256)
+    split.tokenizer = ByteTokenizer()
+    with pytest.raises(DamagedStoreError, match="memory holds the token 999, but its tokenizer has 257 only"):
+        Loader(split, seq_len=8, schedule=1)(0)

@@ -103,6 +103,23 @@ def test_a_damaged_header_is_named(store):
         open_store(store)
 
 
+def test_no_flipped_bit_of_a_header_or_of_the_index_gives_more_than_a_sentence(store):
+    said = []
+    for name in ("train.offsets.npy", "index.json", "tokenizer/tokenizer_info.json"):
+        path = store / name
+        content = path.read_bytes()
+        for position in range(min(len(content), 128)):
+            for bit in (1, 3, 7):
+                path.write_bytes(content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :])
+                try:
+                    open_store(store)
+                except StoreError as error:
+                    said.append(str(error))
+        path.write_bytes(content)
+    assert len(said) > 300
+    assert not [text for text in said if "\n" in text or len(text) > 600]
+
+
 def test_a_tokenizer_that_is_damaged_or_another_is_named(store):
     (store / "tokenizer" / "tokenizer.json").write_text("{}")
     with pytest.raises(DamagedStoreError, match=r"tokenizer of store .* is damaged"):

@@ -12,7 +12,7 @@ import pytest
 from training_helpers import tiny_experiment, with_fields, write_corpus
 
 import xlstm_jax.runs.space
-from xlstm_jax.data.errors import MissingStoreError
+from xlstm_jax.data.errors import DamagedStoreError, MissingStoreError
 from xlstm_jax.data.prepare import prepare
 from xlstm_jax.runs.errors import ConfigChangedError, DiskFullError, RunLockedError, StateMismatchError
 from xlstm_jax.runs.folder import RunFolder
@@ -172,6 +172,20 @@ def test_a_store_of_another_tokenizer_or_text_is_refused(run: Path, trained: Tra
             train(run, with_fields(trained.experiment, "data", store=str(tmp_path / store)), Recorder())
     with pytest.raises(WrongStoreError, match=r"data.tokenizer is 'bytes', but the store .* 'bpe'"):
         train(tmp_path / "new", tiny_experiment(store=tmp_path / "bpe"), Recorder())
+    assert losses(run) == before
+
+
+def test_a_flipped_bit_in_the_store_is_found_before_training(
+    run: Path, trained: Trained, store: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    shard = tmp_path / "store" / "train-00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    before = losses(run)
+    with pytest.raises(DamagedStoreError, match=r"train-00000\.bin is damaged"):
+        train(run, with_fields(trained.experiment, "data", store=str(tmp_path / "store")), Recorder())
     assert losses(run) == before
 
 

@@ -5,6 +5,13 @@ from __future__ import annotations
 from xlstm_jax.config import ConfigError
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, on one line and short: some repeat all that they could not read."""
+    text = " ".join(str(error).split())
+    said = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) and error.args else text
+    return said if len(said) <= 200 else said[:197] + "..."
+
+
 class DataError(ValueError):
     """Base of the errors in this package that come from what the user gave."""
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from xlstm_jax.config import ConfigError
+from xlstm_jax.data.errors import DamagedStoreError
 from xlstm_jax.data.mixture import Mixture, rows_of_sources, shares
 from xlstm_jax.data.permutation import permute
 from xlstm_jax.data.schedule import BatchSchedule
@@ -58,6 +59,7 @@ class Loader:
 
     Raises:
         ConfigError: for values that are out of range or do not go together.
+        DamagedStoreError: by a call, for a token that the tokenizer does not have.
     """
 
     def __init__(
@@ -144,6 +146,13 @@ class Loader:
             found = array.read(start, min(start + self.seq_len + 1, len(array)))
             tokens[row, : len(found)] = found
             scored[row, : max(0, len(found) - 1)] = True
+        tokenizer = self._mixture.splits[0].tokenizer
+        if tokenizer is not None and tokens.size and (largest := int(tokens.max())) >= tokenizer.vocab_size:
+            names = ", ".join(self._mixture.splits[source].name for source in np.unique(sources))
+            raise DamagedStoreError(
+                f"{names} holds the token {largest}, but its tokenizer has {tokenizer.vocab_size} only; "
+                "`xlstm data inspect STORE --verify` names the damaged file"
+            )
         inputs, targets = tokens[:, :-1].copy(), tokens[:, 1:].copy()
         opens = (inputs == eod) & scored
         borders = opens.copy()

@@ -25,6 +25,7 @@ from xlstm_jax.data.errors import (
     StoreVersionError,
     TokenizerError,
     TruncatedStoreError,
+    reason,
 )
 from xlstm_jax.data.files import sha256_of
 from xlstm_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -159,6 +160,12 @@ class TokenStore:
             raise StoreError(f"store {self.path} has no split {name!r}{near_miss(name, self._splits)}; it has {listed}")
         return self._splits[name]
 
+    @property
+    def disk_bytes(self) -> int:
+        """Size of all files that `verify` reads."""
+        entries = self.index["splits"].values()
+        return sum(f["bytes"] for e in entries for f in (*e["shards"], e["offsets"], e["sizes"]))
+
     def verify(self) -> None:
         """Read every file and compare its SHA-256 with the index.
 
@@ -199,8 +206,10 @@ class TokenStore:
         path = self._sized(file)
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise DamagedStoreError(f"{path} is damaged ({error}); delete the store and prepare it again") from error
+        except Exception as error:  # NumPy takes a header apart with Python's own parser, whose errors are many
+            raise DamagedStoreError(
+                f"{path} is damaged ({reason(error)}); delete the store and prepare it again"
+            ) from error
 
     def _sized(self, file: dict[str, Any]) -> Path:
         path = self.path / file["file"]
@@ -249,8 +258,10 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads(file.read_bytes())
         version, checksum = index["format_version"], index.pop("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedStoreError(f"{file} is damaged ({error!r}); delete the store and prepare it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedStoreError(
+            f"{file} is damaged ({reason(error)}); delete the store and prepare it again"
+        ) from error
     if version != FORMAT_VERSION:
         raise StoreVersionError(
             f"{file} is of format version {version}, but this program reads {FORMAT_VERSION}; prepare again"

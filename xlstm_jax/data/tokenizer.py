@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
-from xlstm_jax.data.errors import TokenizerError
+from xlstm_jax.data.errors import TokenizerError, reason
 from xlstm_jax.data.files import write_json
 
 INFO_FILE = "tokenizer_info.json"
@@ -128,8 +128,8 @@ def _load_saved(folder: Path) -> Tokenizer:
     try:
         info = json.loads(info_path.read_text("utf-8"))
         kind, fingerprint = info["kind"], info["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TokenizerError(f"{info_path} is damaged: {error!r}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TokenizerError(f"{info_path} is damaged: {reason(error)}") from error
     if kind == ByteTokenizer.kind:
         tokenizer: Tokenizer = ByteTokenizer()
     elif kind == "bpe":

@@ -41,6 +41,9 @@ MAY_CHANGE = (
 )
 """What a run may be continued with that it was not begun with: its length, its logging, its checkpoints, its paths."""
 
+VERIFIED_BYTES = 1 << 30
+"""A token store up to this size is compared with its sums before each training, which takes a second or two."""
+
 Say = Callable[[str], None]
 
 
@@ -165,7 +168,10 @@ def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool
 
 
 def open_or_prepare(experiment: Experiment, say: Say) -> TokenStore:
-    """The experiment's token store; one that is not there yet is made from the sources."""
+    """The experiment's token store, verified; one that is not there yet is made from the sources.
+
+    A flipped bit would not stop training: it would change what is learnt, and the numbers of a run that goes on.
+    """
     data = experiment.data
     path = data.store_path()
     if not (path / INDEX_FILE).is_file() and data.sources:
@@ -178,7 +184,12 @@ def open_or_prepare(experiment: Experiment, say: Say) -> TokenStore:
             validation_fraction=data.validation_fraction,
             seed=data.seed,
         )
-    return open_store(path)
+    store = open_store(path)
+    if store.disk_bytes <= VERIFIED_BYTES:
+        store.verify()
+    else:
+        say(f"note: {path} is too large to be verified at each start; `xlstm data inspect {path} --verify` does it")
+    return store
 
 
 def build(experiment: Experiment) -> tuple[LanguageModel, optax.GradientTransformation]:

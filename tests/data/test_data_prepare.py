@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from xlstm_jax.data import files
-from xlstm_jax.data.errors import DiskFullError, PrepareError, SourceError, TokenizerError
+from xlstm_jax.data.errors import DiskFullError, PrepareError, SourceError, TokenizerError, WriteError
 from xlstm_jax.data.layout import split_threshold
 from xlstm_jax.data.prepare import prepare
 from xlstm_jax.data.store import open_store
@@ -265,5 +265,50 @@ def test_a_file_that_changes_meanwhile_is_named(tmp_path, monkeypatch):
         real(self, task)
 
     monkeypatch.setattr(Worker, "encode", encode)
-    with pytest.raises(SourceError, match=r"5\.txt changed while it was being read"):
+    with pytest.raises(SourceError, match=r"5\.txt changed while it was being read; run the same command again"):
         prepare(tmp_path / "in", tmp_path / "out", **QUIET)
+    monkeypatch.setattr(Worker, "encode", real)
+    store = prepare(tmp_path / "in", tmp_path / "out", **QUIET)
+    assert store.fingerprint == prepare(tmp_path / "in", tmp_path / "new", **QUIET).fingerprint
+
+
+def test_a_file_that_was_mended_is_read_anew(tmp_path):
+    corpus(tmp_path / "in")
+    bad = tmp_path / "in" / "bad.jsonl"
+    bad.write_text('{"text": "one"}\nnonsense\n')
+    with pytest.raises(SourceError, match=r"bad\.jsonl, line 2 is not JSON"):
+        prepare(tmp_path / "in", tmp_path / "out", **QUIET)
+    bad.write_text('{"text": "one"}\n{"text": "two"}\n')
+    store = prepare(tmp_path / "in", tmp_path / "out", **QUIET)
+    assert store.fingerprint == prepare(tmp_path / "in", tmp_path / "new", **QUIET).fingerprint
+    # Other files are another request: what is there may be hours of work.
+    (tmp_path / "part").mkdir()
+    bad.write_text("nonsense\n")
+    with pytest.raises(SourceError):
+        prepare(bad, tmp_path / "part" / "out", **QUIET)
+    with pytest.raises(PrepareError, match="unfinished preparation of another request, which differs in sources"):
+        prepare(tmp_path / "in" / "0.txt", tmp_path / "part" / "out", **QUIET)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_file_names_need_not_be_utf8(workers, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        name = os.fsdecode(b"caf\xe9-%d.txt" % number)
+        (folder / name).write_text(f"text {number} " * 50)
+    store = prepare(folder, tmp_path / "out", workers=workers, task_bytes=300, progress=False)
+    assert store.split("train").num_documents + store.split("validation").num_documents == 3
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    import resource
+
+    corpus(tmp_path / "in")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(WriteError, match=r"out/.* cannot be written: File too large"):
+            prepare(tmp_path / "in", tmp_path / "out", **QUIET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

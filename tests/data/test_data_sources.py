@@ -103,6 +103,7 @@ def test_pieces_of_a_json_lines_file_hold_each_line_once(tmp_path_factory, texts
         ('{"text": "x"}\n{"text"', r"a\.jsonl, line 2 is not JSON"),
         ('{"text": "x"}\n\n{"txet": "x"}', r"line 3 has no field 'text' \(did you mean 'txet'\?\).*--text-field"),
         ("[1]", "line 1 holds a list"),
+        ("[" * 100_000, "line 1 is not JSON: maximum recursion depth exceeded"),
         ('{"text": 3}', "line 1: field 'text' is int '3', but must be a string"),
     ],
 )
@@ -144,6 +145,9 @@ def test_wrong_sources_are_named(tmp_path):
     ):
         with pytest.raises(SourceError, match=says):
             list_files([str(tmp_path / source)], PLAIN)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="pipe is neither a file nor a folder; write what it gives to a file first"):
+        list_files([str(tmp_path / "pipe")], PLAIN)
     with pytest.raises(SourceError, match="no source given"):
         list_files([], PLAIN)
     with pytest.raises(SourceError, match="'auto', 'text' or 'jsonl'"):

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from xlstm_jax.data.errors import DiskFullError
+from xlstm_jax.data.errors import DataError, DiskFullError, WriteError
 
 TEMPORARY = ".tmp"
 
@@ -26,6 +26,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
     Raises:
         DiskFullError: no space (or quota) left; nothing appears at `path`.
+        WriteError: it cannot be written for another reason.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -43,13 +44,17 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
                 f"no space left on the disk while writing {path}; free some and run the same command again: "
                 "what is finished is kept"
             ) from error
+        if isinstance(error, OSError) and not isinstance(error, DataError):
+            raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
         raise
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     with atomic_write(path) as file:
-        file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+        # A file name that is not UTF-8 has half surrogates in it, which JSON can hold as escapes only.
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

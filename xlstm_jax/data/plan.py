@@ -75,6 +75,11 @@ class Plan:
         listed = [to_json(self.reading), *(to_json(file) for file in self.files)]
         return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
 
+    def is_edited(self, other: Plan) -> bool:
+        """Whether this is a plan of the same files as another, of which some have been written to since."""
+        paths = [[file.path for file in plan.files] for plan in (self, other)]
+        return paths[0] == paths[1] and self.reading == other.reading and self.files_key() != other.files_key()
+
     def write(self, folder: Path) -> None:
         write_json(folder / PLAN_FILE, to_json(self))
 

@@ -34,6 +34,7 @@ from xlstm_jax.data.workers import WorkerPool
 DEFAULT_VOCAB_SIZE = 8192
 DEFAULT_VALIDATION_FRACTION = 0.02
 IN_PROCESS_BYTES = 1 << 22
+LOCK_FILE = ".lock"
 
 
 def prepare(
@@ -166,11 +167,11 @@ def _locked(out: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise PrepareError(f"{out} is a file, but must be the folder of the store")
     if out.is_dir() and not (out / INDEX_FILE).exists() and not (out / WORK_FOLDER).exists():
-        other = next((p.name for p in out.iterdir() if p.name != ".lock"), None)
+        other = next((p.name for p in out.iterdir() if p.name != LOCK_FILE), None)
         if other is not None:
             raise PrepareError(f"{out} is not empty (it holds {other!r}) and not a token store; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as file:
+    with open(out / LOCK_FILE, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -179,7 +180,8 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _begin(plan: Plan, out: Path) -> Plan:
-    """Write the plan down, or take up the unfinished one if it is the same."""
+    """Write the plan down, or take up the unfinished one if it is the same; if it is of the same files before they were
+    written to, begin again."""
     folder = out / WORK_FOLDER
     remove_temporaries(out)
     if not (folder / PLAN_FILE).is_file():
@@ -188,6 +190,14 @@ def _begin(plan: Plan, out: Path) -> Plan:
         return plan
     remove_temporaries(folder)
     found = Plan.read(folder)
+    if found.settings == plan.settings and plan.is_edited(found):
+        # What was made of the old content is of no use, and asking for it again would only send the user to delete it.
+        for path in out.iterdir():
+            if path.name != LOCK_FILE:
+                (shutil.rmtree if path.is_dir() else os.unlink)(path)
+        folder.mkdir()
+        plan.write(folder)
+        return plan
     differing = differences(_request(plan), _request(found))
     if differing:
         raise PrepareError(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from xlstm_jax.config import near_miss
-from xlstm_jax.data.errors import SourceError
+from xlstm_jax.data.errors import SourceError, reason
 from xlstm_jax.data.tokenizer import as_bytes
 
 Format = Literal["auto", "text", "jsonl"]
@@ -94,8 +94,11 @@ def _expand(source: str, reading: Reading) -> list[str]:
             suffix = f" that match {', '.join(reading.include)}" if reading.include else ""
             raise SourceError(f"the folder {source} holds no files{suffix}")
         return found
-    if os.path.exists(source):
+    if os.path.isfile(source):
         return [source]
+    if os.path.exists(source):
+        # It is read more than once, which a pipe or a device cannot be.
+        raise SourceError(f"{source} is neither a file nor a folder; write what it gives to a file first")
     if glob.has_magic(source):
         matches = glob.glob(source, recursive=True)
         found = [f for m in matches for f in ([m] if os.path.isfile(m) else [])]
@@ -170,7 +173,7 @@ def _guess_format(path: str, extension: str, packed: bool) -> str:
         first = file.readline(1 << 24)
     try:
         return "jsonl" if isinstance(json.loads(first), dict) and first.endswith(b"\n") else "text"
-    except ValueError:
+    except (ValueError, RecursionError):
         return "text"
 
 
@@ -222,8 +225,8 @@ def _json_lines(file: SourceFile, stream: IO[bytes], field: str, start: int, end
 def _text_of(line: bytes, field: str, place) -> bytes:
     try:
         record = json.loads(line)
-    except ValueError as error:
-        raise SourceError(f"{place()} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{place()} is not JSON: {reason(error)}") from error
     if not isinstance(record, dict):
         raise SourceError(f"{place()} holds a {type(record).__name__}, but must hold an object with a field {field!r}")
     if field not in record:

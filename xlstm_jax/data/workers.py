@@ -8,6 +8,7 @@ and leave.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -41,7 +42,9 @@ class WorkerPool:
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe:
-                    pipe.close()
+                    # Work may wait in the pipe that nobody will read any more.
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
 
     def run(
         self, works: Sequence[Work], done: Callable[[Work], None], advance: Callable[[int], None] | None = None
@@ -128,8 +131,11 @@ def serve() -> None:
     worker: Worker | None = None
 
     def send(answer: dict[str, Any]) -> None:
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+        except BrokenPipeError:
+            os._exit(1)  # the caller was killed: there is nobody to tell
 
     for line in sys.stdin:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -61,6 +62,9 @@ def test_an_unknown_verb_gets_the_near_miss(capsys: pytest.CaptureFixture[str]) 
         (ConfigError("a.b is 1, but must be 2"), 2, "xlstm: a.b is 1, but must be 2"),
         (NoCheckpointError("no checkpoint"), 1, "xlstm: no checkpoint"),
         (OSError(errno.ENOSPC, "No space left on device", "f"), 1, "xlstm: the disk is full (f); what was saved"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "f"), 1, "xlstm: the disk is full (f); what was saved"),
+        (shutil.Error([("a", "b", "[Errno 28] No space left on device")]), 1, "xlstm: the disk is full (b)"),
+        (shutil.Error([("a", "b", "[Errno 27] File too large")]), 1, "xlstm: b: [Errno 27] File too large"),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 1, "xlstm: the device has too little memory"),
         (KeyboardInterrupt(), 130, "xlstm: interrupted"),
     ],

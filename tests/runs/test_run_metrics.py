@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xlstm_jax.runs.errors import DamagedRunError
+from xlstm_jax.runs.files import write_atomic
 from xlstm_jax.runs.metrics import MetricsLog
 
 
@@ -88,3 +89,20 @@ def test_a_cut_that_fails_leaves_the_log_as_it_was(log, monkeypatch):
         log.cut_after(1)
     assert log.path.read_bytes() == before
     assert [p.name for p in log.path.parent.iterdir()] == [log.path.name]
+
+
+def test_a_file_that_cannot_be_written_is_named(log):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+    try:
+        for step in range(4):
+            log.append({"step": step})
+        with pytest.raises(OSError, match=r"File too large: '.*metrics\.jsonl'"):
+            log.append({"step": 4, "note": "x" * 50})
+        with pytest.raises(OSError, match=r"File too large: '.*other\.json'"):
+            write_atomic(log.path.with_name("other.json"), "x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [r["step"] for r in log.read()] == [0, 1, 2, 3]

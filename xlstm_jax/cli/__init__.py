@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -74,7 +75,11 @@ def explain(error: Exception) -> str | None:
     """One sentence for an error that its user can do something about; None for all others."""
     if type(error).__module__.startswith("xlstm_jax."):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        # What `shutil.copytree` could not do, a (source, target, reason) each.
+        _, target, why = error.args[0][0]
+        error = OSError(errno.ENOSPC if "No space left" in str(why) else errno.EIO, str(why), str(target))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full{f' ({error.filename})' if error.filename else ''}; what was saved before is untouched"
     if lacks_device(error):
         return no_device(error)

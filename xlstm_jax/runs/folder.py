@@ -111,7 +111,8 @@ class RunFolder:
 
     def write_config(self, config: Any) -> None:
         """Write a config (a dataclass, or its JSON dict), atomically."""
-        write_atomic(self.config_path, dumps(config))
+        # A path that is not UTF-8 has half surrogates in it, which JSON can hold as escapes only.
+        write_atomic(self.config_path, dumps(config).encode("utf-8", "backslashreplace"))
 
     def read_config_json(self) -> dict[str, Any]:
         """The config as a JSON dict.

@@ -35,8 +35,12 @@ class MetricsLog:
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             self._drop_torn_line()
         data = line.encode()
-        while data:
-            data = data[os.write(self._handle, data) :]
+        try:
+            while data:
+                data = data[os.write(self._handle, data) :]
+        except OSError as error:
+            error.filename = str(self.path)  # a failed `write` does not say of what
+            raise
 
     def read(self) -> list[dict[str, Any]]:
         """All complete records, oldest first; an empty list if there is no file yet.

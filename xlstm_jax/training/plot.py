@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from xlstm_jax.runs.files import write_atomic
 
 SMOOTHED_OVER = 20
 """The line of the training loss is the mean over this part of the run: batches differ more than the model changes."""
@@ -82,12 +84,10 @@ def save_picture(figure: Any, axes: Any, path: str | Path) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Through memory: straight to a file, a full disk comes out as an error of the image library.
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_atomic(Path(path), picture.getvalue())
 
 
 def _curve(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:

@@ -93,6 +93,16 @@ def test_on_a_terminal_there_is_a_panel_with_curve_and_time_left() -> None:
         assert part in shown
 
 
+def test_damaged_records_of_earlier_steps_are_not_drawn() -> None:
+    damaged = [{"loss": 2.0}, record(1) | {"loss": "2"}, {"step": 1, "loss": 2.0}, record(1, validation_loss=2.5)]
+    out = console(terminal=True)
+    display = make_display("runs/x", 20, out)
+    display.start(1, 120, damaged)
+    display.step(record(2))
+    display.close()
+    assert "step 2/120" in text(out)
+
+
 def test_durations_read_well() -> None:
     assert [duration(s) for s in (3.2, 59.6, 185, 7620)] == ["3 s", "1 min 00 s", "3 min 05 s", "2 h 07 min"]
 

@@ -19,6 +19,9 @@ REFRESH_SECONDS = 0.25
 RECENT_STEPS = 50
 """Speed and remaining time follow from so many steps; the loss shown is their mean."""
 
+LOOK = ("validation_loss", "perplexity", "bits_per_byte")
+"""What a record holds of a look at the held-out text."""
+
 Record = Mapping[str, Any]
 
 
@@ -96,8 +99,10 @@ class LiveDisplay:
 
     def start(self, first_step: int, last_step: int, earlier: Sequence[Record]) -> None:
         self._pace = Pace(first_step, last_step)
-        self._records = [r for r in earlier if r.get("loss") is not None]
-        self._validation = next((r for r in reversed(self._records) if "validation_loss" in r), None)
+        # A line of the file may be damaged; its numbers are not worth a crash.
+        self._records = [r for r in earlier if _holds_numbers(r, "step", "loss", "lr")]
+        looks = (r for r in reversed(self._records) if _holds_numbers(r, *LOOK))
+        self._validation = next(looks, None)
         self._live = Live(self._panel(), console=self._console, auto_refresh=False)
         self._live.start(refresh=True)
 
@@ -152,6 +157,10 @@ class LiveDisplay:
                 f"{seen['bits_per_byte']:.3f} bits/byte (step {seen['step']})",
             )
         return table
+
+
+def _holds_numbers(record: Record, *keys: str) -> bool:
+    return all(isinstance(record.get(key), (int, float)) for key in keys)
 
 
 class Pace:

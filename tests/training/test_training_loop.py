@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,14 @@ from training_helpers import tiny_experiment, with_fields, write_corpus
 import xlstm_jax.runs.space
 from xlstm_jax.data.errors import DamagedStoreError, MissingStoreError
 from xlstm_jax.data.prepare import prepare
-from xlstm_jax.runs.errors import ConfigChangedError, DiskFullError, RunLockedError, StateMismatchError
+from xlstm_jax.evaluation.perplexity import HeldOut, Score
+from xlstm_jax.runs.errors import (
+    ConfigChangedError,
+    DiskFullError,
+    NoCheckpointError,
+    RunLockedError,
+    StateMismatchError,
+)
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training import loop
 from xlstm_jax.training.config import Experiment
@@ -244,6 +252,52 @@ def test_a_learning_rate_that_blows_the_model_up_stops_by_itself(store: Path, co
     saved = RunFolder(tmp_path / "run").checkpoints(read_only=True)
     last = RunFolder(tmp_path / "run").metrics().read()[-1]["step"]
     assert all(step < last for step in saved.steps())
+
+
+def test_parameters_that_are_not_finite_never_become_a_checkpoint(store: Path, corpus: Path, tmp_path: Path) -> None:
+    wild = with_fields(tiny_experiment(corpus, store, checkpoint_every=1), "optimizer", lr=1e30)
+    says = r"training stopped at step 1: the norm of the parameters is (nan|inf); nothing was saved"
+    with pytest.raises(NotFiniteError, match=says):
+        train(tmp_path / "run", wild, Recorder())
+    assert RunFolder(tmp_path / "run").checkpoints(read_only=True).steps() == []
+
+
+def test_a_held_out_loss_that_is_not_finite_stops_before_anything_is_saved(
+    store: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = HeldOut.__call__
+    looks: list[Score] = []
+
+    def broken(self: HeldOut, params: Any, progress: Any = None) -> Score:
+        looks.append(real(self, params, progress))
+        return looks[-1] if len(looks) == 1 else dataclasses.replace(looks[-1], nats=float("nan"))
+
+    monkeypatch.setattr(HeldOut, "__call__", broken)
+    with pytest.raises(NotFiniteError, match="at step 8: the loss on held-out text is nan; the checkpoint of step 4"):
+        train(tmp_path / "run", tiny_experiment(corpus, store), Recorder())
+    assert RunFolder(tmp_path / "run").checkpoints(read_only=True).steps() == [4]
+    assert RunFolder(tmp_path / "run").metrics().read()[-1]["validation_loss"] is None
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "no manifest"])
+def test_a_run_without_any_good_checkpoint_does_not_begin_again_by_itself(
+    damage: str, run: Path, trained: Trained
+) -> None:
+    before = losses(run)
+    for manifest in (run / "checkpoints").glob("*/manifest.json"):
+        if damage == "no manifest":
+            manifest.unlink()
+        else:
+            content = bytearray(manifest.read_bytes())
+            content[50] ^= 1
+            manifest.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(NoCheckpointError, match="undamaged"):
+            train(run, trained.experiment, Recorder())
+        assert losses(run) == before
+    shutil.rmtree(run / "checkpoints")
+    assert train(run, trained.experiment, Recorder()).exit_code == 0
+    assert losses(run) == before
 
 
 def test_a_disk_without_room_is_told_before_training(

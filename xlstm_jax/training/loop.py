@@ -143,6 +143,9 @@ class _Loop:
         """Record the step that is under way, with a look at the held-out text; then save.
 
         In this order: a checkpoint that is there has all its records, and none of its losses was not finite.
+
+        Raises:
+            NotFiniteError: if a loss is not finite; nothing is saved then.
         """
         assert self.pending is not None
         jax.block_until_ready(self.pending[1])
@@ -151,8 +154,10 @@ class _Loop:
         extra = {} if score is None else score.to_dict()
         self._record(*self.pending, took, extra)
         self.pending = None
+        setup = self.setup
+        if score is not None and not math.isfinite(score.loss):
+            raise self._not_finite(setup.step, f"loss on held-out text is {score.loss}")
         if save:
-            setup = self.setup
             setup.checkpoints.save(setup.step, setup.state._asdict(), {"tokens_seen": setup.tokens_seen})
             plot_loss(self.metrics.read(), setup.run.plot_path, str(setup.run))
         self.mark = time.perf_counter()
@@ -195,14 +200,19 @@ class _Loop:
         self.metrics.append(record)
         self.display.step(record)
         if not bool(metrics.finite):
-            self.setup.checkpoints.wait()
-            saved = self.setup.checkpoints.latest_step()
-            kept = "nothing was saved" if saved is None else f"the checkpoint of step {saved} remains"
-            what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {float(metrics.grad_norm)}"
-            raise NotFiniteError(
-                f"training stopped at step {step}: the {what}; {kept} (a lower optimizer.lr or a smaller "
-                "optimizer.grad_clip_norm may help)"
-            )
+            norms = {"gradient norm": metrics.grad_norm, "norm of the parameters": metrics.param_norm}
+            values = {"loss": loss} | {name: float(norm) for name, norm in norms.items()}
+            name = next(name for name, value in values.items() if not math.isfinite(value))
+            raise self._not_finite(step, f"{name} is {values[name]}")
+
+    def _not_finite(self, step: int, what: str) -> NotFiniteError:
+        self.setup.checkpoints.wait()
+        saved = self.setup.checkpoints.latest_step()
+        kept = "nothing was saved" if saved is None else f"the checkpoint of step {saved} remains"
+        return NotFiniteError(
+            f"training stopped at step {step}: the {what}; {kept} (a lower optimizer.lr or a smaller "
+            "optimizer.grad_clip_norm may help)"
+        )
 
 
 def _rows(batch: Batch) -> Rows:

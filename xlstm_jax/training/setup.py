@@ -19,9 +19,9 @@ from xlstm_jax.data.tokenizer import load_tokenizer
 from xlstm_jax.evaluation.perplexity import Scorer
 from xlstm_jax.hub.safetensors_files import appearing_folder
 from xlstm_jax.models.language_model import LanguageModel, build_model
-from xlstm_jax.runs.checkpoints import Checkpoints
+from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
-from xlstm_jax.runs.errors import DamagedCheckpointError, DamagedRunError, RunExistsError
+from xlstm_jax.runs.errors import DamagedCheckpointError, DamagedRunError, NoCheckpointError, RunExistsError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.runs.space import bytes_in_words
 from xlstm_jax.training.config import Experiment, with_vocabulary
@@ -73,6 +73,7 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
         WrongStoreError: if the token store is not the run's.
         TrainingError: if the run holds converted weights; a fork of it can be trained.
         DiskFullError: if the disk has no room for the checkpoints to come.
+        NoCheckpointError: if all checkpoints are damaged.
     """
     if is_converted(run):
         raise TrainingError(
@@ -97,6 +98,7 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
     if (checkpoints.latest_step() or 0) < experiment.training.steps:
         _check_disk(checkpoints, target, say)
     step, tokens_seen = 0, 0
+    _check_nothing_lost(run, checkpoints)
     if checkpoints.steps():
         step, saved, extra = checkpoints.restore(target._asdict())
         state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
@@ -228,6 +230,20 @@ def _check_store(run: RunFolder, experiment: Experiment, store: TokenStore) -> N
         raise WrongStoreError(
             f"{run} was trained on another text than that of the store {store.path}; give its own store with "
             "--data.store PATH, or start a copy with --fork NAME"
+        )
+
+
+def _check_nothing_lost(run: RunFolder, checkpoints: Checkpoints) -> None:
+    """A run whose checkpoints are all damaged must not begin at step 0 again as if there had been none."""
+    if checkpoints.steps() or not run.checkpoint_dir.is_dir():
+        return
+    shelf = run.checkpoint_dir / DAMAGED_FOLDER
+    places = [p for folder in (run.checkpoint_dir, shelf) if folder.is_dir() for p in folder.iterdir()]
+    lost = sorted(p for p in places if p.name[:8].isdigit() and "." not in p.name)
+    if lost:
+        raise NoCheckpointError(
+            f"no checkpoint of {run} is undamaged ({lost[-1]} is not); delete {run.checkpoint_dir} to train the run "
+            "from the start again"
         )
 
 

@@ -31,9 +31,11 @@ class StepMetrics(NamedTuple):
     """Targets that counted."""
     grad_norm: Float[Array, ""]
     param_norm: Float[Array, ""]
+    """Of the parameters that the update leads to."""
     update_norm: Float[Array, ""]
     finite: Bool[Array, ""]
-    """Whether loss and gradient were finite; where they were not, the state is the one from before the step."""
+    """Whether loss, gradient and the new parameters were finite; where they were not, the state is the one from before
+    the step."""
 
 
 TrainStep = Callable[[TrainState, Rows], tuple[TrainState, StepMetrics]]
@@ -83,14 +85,16 @@ def make_train_step(
         loss, grads = gradient(state.params, rows, key)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         proposed = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        # A finite gradient can still lead out of the range of floats, and no step leads back.
+        param_norm = optax.tree.norm(proposed.params)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
         after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
         metrics = StepMetrics(
             loss=loss,
             tokens=jnp.sum(rows.loss_mask, dtype=jnp.int32),
             grad_norm=grad_norm,
-            param_norm=optax.tree.norm(after.params),
+            param_norm=param_norm,
             update_norm=optax.tree.norm(updates),
             finite=finite,
         )

@@ -220,10 +220,33 @@ def test_files_that_are_no_tokenizers_are_named(tmp_path):
         load_tokenizer(tmp_path / "missing.json")
     with pytest.raises(TokenizerError, match=r"holds no tokenizer\.json"):
         load_tokenizer(tmp_path)
-    for content in ("{", "[]", '{"model": {}}', '{"model": {"type": "BPE", "vocab": 3}}'):
+    whole = json.loads(library_json().to_str())
+    damaged = [
+        whole | {"added_tokens": "x"},
+        whole | {"added_tokens": [{"content": EOD_TEXT}]},
+        whole | {"added_tokens": [whole["added_tokens"][0] | {"id": None}]},
+        whole | {"added_tokens": [whole["added_tokens"][0] | {"id": 10**18}]},
+        whole | {"added_tokens": [whole["added_tokens"][0] | {"content": 3}]},
+        whole | {"model": whole["model"] | {"vocab": whole["model"]["vocab"] | {"é": "7"}}},
+        whole | {"model": whole["model"] | {"merges": 3}},
+        whole | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 3}},
+    ]
+    for content in (
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"model": {}}',
+        '{"model": {"type": "BPE", "vocab": 3}}',
+        *map(json.dumps, damaged),
+    ):
         (tmp_path / "tokenizer.json").write_text(content)
-        with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        with pytest.raises(TokenizerError, match=r"tokenizer\.json") as caught:
             load_tokenizer(tmp_path)
+        assert len(str(caught.value)) < 500
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": ["</s>"]}}')
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json gives .* as its eos_token"):
+        load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_info.json").write_text('{"kind": "words", "fingerprint": ""}')
     with pytest.raises(TokenizerError, match="kind 'words'"):
         load_tokenizer(tmp_path)

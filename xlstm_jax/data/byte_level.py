@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from xlstm_jax.config import near_miss
-from xlstm_jax.data.errors import PrepareError, TokenizerError
+from xlstm_jax.data.errors import PrepareError, TokenizerError, reason
 from xlstm_jax.data.files import atomic_write, write_json
 from xlstm_jax.data.tokenizer import INFO_FILE, TOKENIZER_FILE, Tokenizer, as_bytes
 
@@ -30,6 +30,9 @@ EVIDENT_EODS = (EOD_TEXT, "<|end_of_text|>", "</s>", "<eod>", "<|eod|>", "<EOD>"
 # Words with the space before them, numbers of up to three digits, runs of signs, line ends with the blank lines before
 # them, then indentation. Every character is in exactly one piece.
 WORD_PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+# Far more than any vocabulary has: an id beyond is damage, and would cost memory for all ids below it.
+MOST_IDS = 1 << 24
 
 # The library keeps about a hundred bytes a token while it encodes; longer texts go through it in pieces.
 PIECE_CHARACTERS = 1 << 20
@@ -61,10 +64,15 @@ class ByteLevelTokenizer(Tokenizer):
             data = json.loads(text)
             added = list(data.get("added_tokens") or [])
             vocabulary: dict[str, int] = dict(data["model"]["vocab"])
-            ids = vocabulary | {token["content"]: int(token["id"]) for token in added}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TokenizerError(f"{name} is not a byte-level BPE tokenizer.json: {error!r}") from error
-        _check_model(data, name, drop_normalizer)
+            _check_model(data, name, drop_normalizer)
+            ids = vocabulary | {token["content"]: token["id"] for token in added}
+            wrong = [token for token, number in ids.items() if type(token) is not str or type(number) is not int]
+            if wrong or not all(0 <= number < MOST_IDS for number in ids.values()):
+                raise ValueError("its vocabulary does not map texts to ids")
+        except TokenizerError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise TokenizerError(f"{name} is not a byte-level BPE tokenizer.json: {reason(error)}") from error
         self.eod_text = _find_eod(ids, eod, name)
         self.eod_id = ids[self.eod_text]
         self.vocab_size = max(ids.values()) + 1
@@ -90,7 +98,7 @@ class ByteLevelTokenizer(Tokenizer):
         try:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"cannot read the tokenizer {path}: {error}") from error
+            raise TokenizerError(f"cannot read the tokenizer {path}: {reason(error)}") from error
         eod = eod if eod is not None else _eod_of_config(path.with_name("tokenizer_config.json"))
         return cls(text, eod=eod, drop_normalizer=drop_normalizer, name=str(path))
 
@@ -118,6 +126,13 @@ class ByteLevelTokenizer(Tokenizer):
     def token_bytes(self, token_id: int) -> bytes:
         self._check_id(token_id)
         return self._bytes[token_id]
+
+    def decode(self, ids: Iterable[int]) -> bytes:
+        array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), np.int64)
+        if array.size:
+            self._check_id(int(array.min()))
+            self._check_id(int(array.max()))
+        return b"".join(map(self._bytes.__getitem__, array.tolist()))
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -292,9 +307,12 @@ def _eod_of_config(path: Path) -> str | None:
         token = json.loads(path.read_text("utf-8")).get("eos_token")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError) as error:
-        raise TokenizerError(f"cannot read {path}: {error}") from error
-    return token.get("content") if isinstance(token, dict) else token
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise TokenizerError(f"cannot read {path}: {reason(error)}") from error
+    token = token.get("content") if isinstance(token, dict) else token
+    if token is not None and not isinstance(token, str):
+        raise TokenizerError(f"{path} gives {token!r} as its eos_token, but must give a text")
+    return token
 
 
 def _library_tokenizer(data: dict[str, Any], name: str) -> Any:
@@ -303,4 +321,6 @@ def _library_tokenizer(data: dict[str, Any], name: str) -> Any:
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(data))
     except Exception as error:  # the library raises bare Exception
-        raise TokenizerError(f"{name} is not a tokenizer.json that the tokenizers library can read: {error}") from error
+        raise TokenizerError(
+            f"{name} is not a tokenizer.json that the tokenizers library can read: {reason(error)}"
+        ) from error

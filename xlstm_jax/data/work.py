@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xlstm_jax.data.errors import SourceError
+from xlstm_jax.data.errors import SourceError, TokenizerError
 from xlstm_jax.data.files import atomic_write, sha256_of, write_array, write_json
 from xlstm_jax.data.plan import Plan
 from xlstm_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -96,6 +96,9 @@ class Worker:
                     tokens = self._tokenizer.encode_array(content)
                 except ValueError as error:
                     raise SourceError(f"a document of {source.path} cannot be encoded: {error}") from error
+                # A few texts have shown that bytes come back; what counts is these.
+                if self._tokenizer.decode(tokens) != content:
+                    raise TokenizerError(f"the tokenizer does not give a document of {source.path} back as it was")
                 file.write(tokens.astype(dtype).tobytes())
                 rows.append((order, split, len(content), len(tokens)))
         if len(rows) != len(scanned):

@@ -83,6 +83,9 @@ def test_set_switches_sub_configs_off_and_on_and_reaches_any_field() -> None:
     [
         (["--stepz", "3"], [], ["no field 'stepz'", "did you mean 'steps'"]),
         (["--training.stepz", "3"], [], ["no field 'training.stepz'", "did you mean 'training.steps'"]),
+        (["--model.num_head", "3"], [], ["no field 'model.num_head'", "did you mean 'num_heads'"]),
+        (["--seq_len", "long"], [], ["training.seq_len is 'long', but must be a whole number or None"]),
+        (["--grad_clip_norm=off"], [], ["optimizer.grad_clip_norm is 'off', but must be a number or None"]),
         (["--steps", "many"], [], ["training.steps is 'many'", "a whole number"]),
         (["--lr", "-1"], [], ["OptimizerConfig.lr is -1.0", "> 0"]),
         (["--schedule", "cosin"], [], ["optimizer.schedule is 'cosin'", "'cosine', 'linear'", "did you mean 'cosine'"]),

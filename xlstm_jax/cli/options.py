@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import functools
 import inspect
 import itertools
@@ -89,34 +90,53 @@ def _full_names(config: Any, options: Sequence[str]) -> list[str]:
 
 def _check_word(path: str, hint: Any, word: str) -> None:
     """Refuse a word that cannot become a value of a plain type; tyro would too, in words of its own."""
-    if typing.get_origin(hint) is Literal:
-        choices = [str(choice) for choice in typing.get_args(hint)]
-        if word not in choices:
-            listed = ", ".join(map(repr, choices))
-            raise ConfigError(f"{path} is {word!r}, but must be one of {listed}{near_miss(word, choices)}")
-    elif hint in (int, float):
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if any(_can_be(kind, word) for kind in kinds):
+        return
+    choices = [str(choice) for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
+    names = {int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
+    listed = f"one of {', '.join(map(repr, choices))}"
+    wanted = " or ".join(dict.fromkeys(listed if typing.get_origin(k) is Literal else names[k] for k in kinds))
+    raise ConfigError(f"{path} is {word!r}, but must be {wanted}{near_miss(word, choices)}")
+
+
+def _can_be(kind: Any, word: str) -> bool:
+    """Whether a word can become a value of this type, as far as one word tells."""
+    if typing.get_origin(kind) is Literal:
+        return word in map(str, typing.get_args(kind))
+    if kind in (int, float):
         try:
-            hint(word)
+            kind(word)
         except ValueError:
-            wanted = "a whole number" if hint is int else "a number"
-            raise ConfigError(f"{path} is {word!r}, but must be {wanted}") from None
-    elif hint is bool and word not in ("True", "False"):
-        raise ConfigError(f"{path} is {word!r}, but must be True or False")
+            return False
+    if kind is bool:
+        return word in ("True", "False")
+    return word == "None" if kind is type(None) else True
 
 
 def _only_path(name: str, paths: Sequence[str]) -> str:
     found = [path for path in paths if path.endswith(f".{name}")]
     if not found:
-        lasts = {path.rpartition(".")[2] for path in paths}
+        hint = _nearest(name, paths)
         raise ConfigError(
-            f"there is no field {name!r}{near_miss(name, [*paths, *lasts])}; `--help` lists them, and "
-            "`--set PATH=JSON` reaches those that have no option"
+            f"there is no field {name!r}{hint}; `--help` lists them, and `--set PATH=JSON` reaches those that have no "
+            "option"
         )
     depth = min(path.count(".") for path in found)
     nearest = [path for path in found if path.count(".") == depth]
     if len(nearest) > 1:
         raise ConfigError(f"--{name} could mean {' or '.join(f'--{path}' for path in nearest)}; give the whole path")
     return nearest[0]
+
+
+def _nearest(name: str, paths: Sequence[str]) -> str:
+    """The near miss by the last word, wherever that field is: `model.num_head` looks like `model.lm_head_dtype`, but
+    means `num_heads`. With its path if that is near too."""
+    lasts = {path.rpartition(".")[2] for path in paths}
+    close = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1)
+    if not close:
+        return near_miss(name, paths)
+    return near_miss(name, [path for path in paths if path.endswith(f".{close[0]}")]) or near_miss(close[0], close)
 
 
 def _assign(config: T, assignment: str) -> T:

@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -80,6 +81,28 @@ def test_a_users_mistake_is_one_sentence_and_an_exit_code(
     shown = capsys.readouterr().err
     assert shown.startswith(sentence)
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_that_a_library_turns_into_an_error_is_still_an_interrupt(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except BaseException as error:
+            raise ImportError("the extension cannot be initialised") from error
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    use(monkeypatch, main)
+    try:
+        assert cli.main(["version"]) == code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "xlstm: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

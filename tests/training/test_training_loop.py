@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,6 +110,18 @@ def test_a_finished_run_does_nothing_more(run: Path, trained: Trained) -> None:
     outcome = train(run, trained.experiment, Recorder())
     assert (outcome.exit_code, outcome.trained, outcome.setup.step) == (0, False, 12)
     assert losses(run) == before
+
+
+def test_a_signal_in_the_last_step_is_heard(store: Path, corpus: Path, tmp_path: Path, trained: Trained) -> None:
+    class Stopper(Recorder):
+        def step(self, record: Any) -> None:
+            super().step(record)
+            if record["step"] == 12:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train(tmp_path / "run", trained.experiment, Stopper()).exit_code == 143
+    assert RunFolder(tmp_path / "run").checkpoints(read_only=True).latest_step() == 12
+    assert losses(tmp_path / "run") == losses(trained.run)
 
 
 def test_going_on_from_a_checkpoint_repeats_every_number_bit_for_bit(run: Path, trained: Trained) -> None:

@@ -44,8 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         return _fail(f"there is no verb {verb!r}{hint}; verbs are {', '.join(VERBS)}", EXIT_USAGE)
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
+        if number == signal.SIGTERM:
+            sys.exit(EXIT_TERMINATED)
+        raise KeyboardInterrupt
+
+    own_interrupt = False
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
+        signal.signal(signal.SIGTERM, stop)
+        own_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if own_interrupt:
+            signal.signal(signal.SIGINT, stop)
     try:
         return importlib.import_module(f"xlstm_jax.cli.{verb}").main(arguments[1:])
     except KeyboardInterrupt:
@@ -55,10 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except Exception as error:
+        if stopped:
+            # An interrupt in the middle of an import comes out as an error of what was being imported.
+            return _fail("interrupted", EXIT_TERMINATED if stopped[0] == signal.SIGTERM else EXIT_INTERRUPT)
         sentence = explain(error)
         if sentence is None:
             raise
         return _fail(sentence, exit_code(error))
+    finally:
+        if own_interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def usage() -> str:

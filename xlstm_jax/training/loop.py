@@ -109,7 +109,7 @@ class _Loop:
                 looks, saves = self._due(setup.step)
                 if looks or saves or stop.exit_code is not None:
                     self._settle(looks, save=saves or stop.exit_code is not None)
-                if stop.exit_code is not None and setup.step < last:
+                if stop.exit_code is not None:
                     setup.checkpoints.wait()
                     self.display.say(f"saved at step {setup.step}; `xlstm train {setup.run}` goes on from there")
                     return stop.exit_code

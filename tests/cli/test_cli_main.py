@@ -131,3 +131,34 @@ def test_a_device_that_is_not_there_is_one_sentence(platform: str, tmp_path: Pat
     assert done.returncode == 1
     assert f"JAX_PLATFORMS is '{platform}', but JAX can use no such device here" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["version"], ["generate", "--help"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_gone_is_no_news(argv: list[str], buffered: bool) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from xlstm_jax.cli import main; sys.exit(main())"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, *([] if buffered else ["-u"]), "-c", code, *argv],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    os.close(write)
+    assert done.stderr == ""
+    # `argparse` does not tell whether its help could be written.
+    assert done.returncode in (0, 1)
+
+
+@pytest.mark.parametrize("verb", ["check", "convert", "data", "eval", "generate", "version"])
+def test_a_wrong_option_is_one_sentence(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb, "--wrong"]) == 2
+    shown = capsys.readouterr()
+    assert f"(`xlstm {verb} --help` tells more)" in shown.err
+    assert shown.err.count("\n") == 1
+    assert not shown.out

@@ -7,10 +7,10 @@ import errno
 import importlib
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Sequence
+
+from xlstm_jax.cli.interrupts import EXIT_INTERRUPT, Interrupts
 
 VERBS = {
     "train": "train a model from a preset, or continue a run",
@@ -24,7 +24,7 @@ VERBS = {
 }
 """Verb and what it does; `xlstm_jax.cli.VERB` has its `main(argv) -> exit code`."""
 
-EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPT, EXIT_TERMINATED = 1, 2, 130, 143
+EXIT_FAILURE, EXIT_USAGE = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +34,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 for a failure, 2 for a wrong call or value, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with Interrupts() as interrupts:
+        try:
+            try:
+                return _run(arguments)
+            finally:
+                _flush()
+        except KeyboardInterrupt:
+            return _fail("interrupted", EXIT_INTERRUPT)
+        except BrokenPipeError:
+            # The reader of our output has gone (`| head`): nothing to say, and nowhere to say it.
+            return EXIT_FAILURE
+        except Exception as error:
+            if interrupts.exit_code is not None:
+                return _fail("interrupted", interrupts.exit_code)
+            sentence = explain(error)
+            if sentence is None:
+                raise
+            return _fail(sentence, exit_code(error))
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if arguments else EXIT_USAGE
@@ -44,39 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         return _fail(f"there is no verb {verb!r}{hint}; verbs are {', '.join(VERBS)}", EXIT_USAGE)
-    stopped: list[int] = []
+    return importlib.import_module(f"xlstm_jax.cli.{verb}").main(arguments[1:])
 
-    def stop(number: int, frame: object) -> None:
-        stopped.append(number)
-        if number == signal.SIGTERM:
-            sys.exit(EXIT_TERMINATED)
-        raise KeyboardInterrupt
 
-    own_interrupt = False
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
-        own_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if own_interrupt:
-            signal.signal(signal.SIGINT, stop)
+def _flush() -> None:
+    """Let what is still in the buffer meet a pipe without a reader, or a full disk, here rather than at exit."""
     try:
-        return importlib.import_module(f"xlstm_jax.cli.{verb}").main(arguments[1:])
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPT)
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nothing to say, and nowhere to say it.
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
-    except Exception as error:
-        if stopped:
-            # An interrupt in the middle of an import comes out as an error of what was being imported.
-            return _fail("interrupted", EXIT_TERMINATED if stopped[0] == signal.SIGTERM else EXIT_INTERRUPT)
-        sentence = explain(error)
-        if sentence is None:
-            raise
-        return _fail(sentence, exit_code(error))
-    finally:
-        if own_interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise
 
 
 def usage() -> str:

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
 
 EPILOG = """\
@@ -23,7 +24,7 @@ cell, implementation (what None picks), reason.
 
 def main(argv: Sequence[str]) -> int:
     """Run `xlstm check ARGV`; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="xlstm check",
         description="Check the kernels on this device against float64.",
         epilog=EPILOG,

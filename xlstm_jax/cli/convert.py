@@ -8,8 +8,8 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
 
 EXAMPLES = """\
@@ -27,11 +27,6 @@ every tensor is accounted for, and OUT must not be there yet.
 _M_MMAP_THRESHOLD = -3
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (`{self.prog} --help` tells more)")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -171,7 +166,7 @@ def _say(sentence: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="xlstm convert",
         description="Turn published weights into a run, or a run into a folder for Hugging Face's transformers.",
         epilog=EXAMPLES,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xlstm_jax.cli.parser import Parser
+
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt64
@@ -36,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="xlstm data", description=__doc__.split(": ", 1)[1])  # type: ignore[union-attr]
+    parser = Parser(prog="xlstm data", description=__doc__.split(": ", 1)[1])  # type: ignore[union-attr]
     commands = parser.add_subparsers(required=True, metavar="prepare|inspect")
     raw = argparse.RawDescriptionHelpFormatter
     prepare = commands.add_parser(

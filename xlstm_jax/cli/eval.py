@@ -9,8 +9,9 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
 
 if TYPE_CHECKING:
@@ -32,11 +33,6 @@ Tasks: parity, even_pairs, cycle_nav, mod_arith. Each model is trained on rows o
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (`{self.prog} --help` tells more)")
-
-
 def main(argv: Sequence[str]) -> int:
     """Run `xlstm eval ARGV`; returns the exit code."""
     arguments = _parser().parse_args(argv)
@@ -44,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="xlstm eval", description="What a model can do, measured.", allow_abbrev=False)
+    parser = Parser(prog="xlstm eval", description="What a model can do, measured.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="synthetic")
     synthetic = commands.add_parser(
         "synthetic",

@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
 
 if TYPE_CHECKING:
@@ -33,11 +34,6 @@ from standard input, to the last byte. The same seed gives the same text.
 # Control characters but tab and line feed would be carried out by the terminal; they are shown as symbols instead.
 _SHOWN = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 _SHOWN |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (`{self.prog} --help` tells more)")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -87,7 +83,7 @@ def find_run(target: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="xlstm generate",
         description="Continue a prompt with a trained model.",
         epilog=EXAMPLES,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import re
@@ -11,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from xlstm_jax.cli import lacks_device, no_device
+from xlstm_jax.cli.parser import Parser
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 _REQUIREMENT = re.compile(r"""^(?P<name>[\w.-]+).*;.*\bextra\s*==\s*["'](?P<extra>[^"']+)["']""")
@@ -18,7 +18,7 @@ _REQUIREMENT = re.compile(r"""^(?P<name>[\w.-]+).*;.*\bextra\s*==\s*["'](?P<extr
 
 def main(argv: Sequence[str]) -> int:
     """Run `xlstm version ARGV`; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="xlstm version", description="Versions, devices and what would be picked.")
+    parser = Parser(prog="xlstm version", description="Versions, devices and what would be picked.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
     facts = version_facts()

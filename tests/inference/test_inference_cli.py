@@ -147,6 +147,21 @@ def test_ctrl_c_ends_the_line_and_exits_with_130(run_path: Path) -> None:
     assert err == b"xlstm: interrupted\n"
 
 
+def test_an_error_on_the_way_begins_a_line_of_its_own(
+    run_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(Generator, "pieces", fails)
+    assert main(["generate", str(run_path), "--prompt", "abc"]) == 1
+    shown = capfd.readouterr()
+    assert shown.out == "abc\n"
+    assert "fewer prompts or --max-tokens in generation" in shown.err
+    assert main(["generate", str(run_path), "--prompt", "abc", "--json"]) == 1
+    assert not capfd.readouterr().out
+
+
 def test_version_tells_versions_devices_and_the_pick(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

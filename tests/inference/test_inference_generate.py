@@ -193,6 +193,9 @@ def test_streams_and_settings_that_do_not_fit_are_refused(run: Run) -> None:
         run.generate(["a", "b"], streams=[1])
     with pytest.raises(ConfigError, match="seed cannot be given beside"):
         run.generate("a", Sampling(), seed=3)
+    for prompt in (3, None, [3], ["a", None]):
+        with pytest.raises(ConfigError, match=r"prompt is (3|None), but must be a text"):
+            run.generate(prompt)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="warmth"):
         run.generate("a", warmth=3)
 

@@ -138,6 +138,8 @@ def test_seeds_and_streams_give_other_numbers() -> None:
         ({"seed": -1}, "Sampling.seed is -1"),
         ({"seed": 2**32}, "Sampling.seed is 4294967296"),
         ({"stop": ["a", ""]}, "Sampling.stop holds ''"),
+        ({"stop": b"a"}, "Sampling.stop is b'a', but must be a text or a list of texts"),
+        ({"stop": 3}, "Sampling.stop is 3"),
     ],
 )
 def test_settings_out_of_range_are_named(fields: dict, sentence: str) -> None:

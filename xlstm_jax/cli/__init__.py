@@ -102,7 +102,10 @@ def explain(error: Exception) -> str | None:
     if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
         what = str(error).partition("\n")[0]
         if "RESOURCE_EXHAUSTED" in what:
-            return f"the device has too little memory; a smaller batch, or more of --accumulate, needs less ({what})"
+            return (
+                "the device has too little memory; a smaller batch, or more of --accumulate, needs less in training, "
+                f"fewer prompts or --max-tokens in generation ({what})"
+            )
         return f"the device failed: {what}"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"

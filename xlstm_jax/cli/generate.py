@@ -68,8 +68,12 @@ def main(argv: Sequence[str]) -> int:
             _print_json(run, prompts, settings)
         else:
             _print_text(run, prompts, settings, echo=not arguments.no_echo)
-    except KeyboardInterrupt:
-        print(flush=True)
+    except BrokenPipeError:
+        raise
+    except BaseException:
+        # What is said next begins on a line of its own.
+        if not arguments.json:
+            print(flush=True)
         raise
     return 0
 
@@ -105,10 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-echo", action="store_true", help="print the continuation without its prompt")
     add("--json", action="store_true", help="print one JSON object a prompt, when all are finished")
     return parser
-
-
-def _note(sentence: str) -> None:
-    print(f"note: {sentence}", file=sys.stderr)
 
 
 def _standard_input() -> bytes:

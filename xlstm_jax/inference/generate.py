@@ -70,8 +70,11 @@ class Generator:
             pieces of text as they are made; one with `finish` set ends each row.
 
         Raises:
-            ConfigError: if `streams` does not fit the prompts.
+            ConfigError: for a prompt that is no text, or if `streams` does not fit the prompts.
         """
+        for prompt in prompts:
+            if not isinstance(prompt, (str, bytes)):
+                raise ConfigError(f"prompt is {prompt!r}, but must be a text or its bytes")
         streams = range(len(prompts)) if streams is None else streams
         if len(streams) != len(prompts) or not all(0 <= stream < 2**32 for stream in streams):
             raise ConfigError(f"streams is {streams!r}, but must be {len(prompts)} whole numbers >= 0 and < 2**32")

@@ -97,9 +97,9 @@ class Run:
             streams: see `Generator.pieces`.
 
         Raises:
-            ConfigError: for a setting out of its range.
+            ConfigError: for a setting out of its range, or a prompt that is no text.
         """
-        several = not isinstance(prompt, (str, bytes))
+        several = isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes))
         prompts: Sequence[Prompt] = prompt if several else [prompt]  # type: ignore[assignment, list-item]
         texts = self.generator.generate(prompts, _settings(settings, fields), streams)
         return texts if several else texts[0]

@@ -48,6 +48,8 @@ class Sampling:
         check_number(self, "top_k", at_least=1, below=2**31, integer=True, optional=True)
         check_number(self, "top_p", above=0, at_most=1, optional=True)
         check_number(self, "seed", at_least=0, below=2**32, integer=True)
+        if isinstance(self.stop, bytes) or not isinstance(self.stop, Sequence):
+            raise ConfigError(f"Sampling.stop is {self.stop!r}, but must be a text or a list of texts")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         for text in stop:
             if not isinstance(text, str) or not text:

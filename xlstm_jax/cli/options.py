@@ -133,10 +133,12 @@ def _nearest(name: str, paths: Sequence[str]) -> str:
     """The near miss by the last word, wherever that field is: `model.num_head` looks like `model.lm_head_dtype`, but
     means `num_heads`. With its path if that is near too."""
     lasts = {path.rpartition(".")[2] for path in paths}
-    close = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1)
+    parent, _, last = name.rpartition(".")
+    close = difflib.get_close_matches(last, lasts, n=1)
     if not close:
         return near_miss(name, paths)
-    return near_miss(name, [path for path in paths if path.endswith(f".{close[0]}")]) or near_miss(close[0], close)
+    whole = [path for path in paths if parent and path.endswith(f".{close[0]}")]
+    return near_miss(name, whole) or near_miss(close[0], close)
 
 
 def _assign(config: T, assignment: str) -> T:

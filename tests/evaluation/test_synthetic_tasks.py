@@ -99,6 +99,14 @@ def test_accuracy_by_length_counts_every_row_once():
     assert (bins[0].accuracy, bins[-1].accuracy) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("cycle navigation", "cycle_nav"), ("Even-Pairs", "even_pairs"), ("modular_arithmetic", "mod_arith")],
+)
+def test_a_task_may_be_written_as_the_papers_do(written, name):
+    assert get_task(written).name == name
+
+
 def test_wrong_words_are_refused():
     with pytest.raises(ConfigError, match=r"task is 'partiy'.*did you mean 'parity'"):
         get_task("partiy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from xlstm_jax.cli.generate import _in_order, find_run
 from xlstm_jax.cli.version import installed_extras
 from xlstm_jax.inference.generate import Generator, Piece
 from xlstm_jax.inference.run import Run
-from xlstm_jax.kernels.mlstm import pick_implementation
+from xlstm_jax.kernels import mlstm, slstm
 
 
 @pytest.fixture(autouse=True)
@@ -168,12 +169,15 @@ def test_version_tells_versions_devices_and_the_pick(capsys: pytest.CaptureFixtu
     assert facts["versions"]["jax"] == jax.__version__
     assert {"xlstm-jax", "python", "jaxlib", "flax", "optax", "orbax-checkpoint"} < set(facts["versions"])
     assert facts["devices"][0]["platform"] == jax.devices()[0].platform
-    assert (facts["mlstm"]["implementation"], facts["mlstm"]["reason"]) == pick_implementation()
+    picks = {"mlstm": mlstm.pick_implementation(), "slstm": slstm.pick_implementation()}
+    for cell, (name, reason) in picks.items():
+        assert facts[cell] == {"implementation": name, "reason": reason}
     assert main(["--version"]) == 0
     shown = capsys.readouterr().out
     assert f"jax               {jax.__version__}\n" in shown
     assert f"1 x {jax.devices()[0].platform}" in shown
-    assert ": ".join(pick_implementation()) in shown
+    for cell, pick in picks.items():
+        assert re.search(rf"^{cell} +{re.escape(': '.join(pick))}$", shown, re.MULTILINE)
 
 
 def test_version_answers_when_jax_does_not_start(

@@ -18,7 +18,7 @@ from xlstm_jax.training.synthetic import train_synthetic, training_rows
 
 def test_a_batch_asks_for_the_answer_alone_and_is_no_wider_than_training():
     task = get_task("cycle_nav")
-    config = synthetic_recipe("[0:1]", "cycle_nav", steps=10, short_share=0.5)
+    config = synthetic_recipe("[0:1]", "cycle navigation", steps=10, short_share=0.5)
     first, *_, last = (training_rows(task, config, step, 1)[0] for step in range(10))
     assert (first.inputs.shape, last.inputs.shape) == ((64, 10), (64, 40))
     assert (np.sum(last.loss_mask, axis=1) == 1).all()

@@ -27,17 +27,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def version_facts() -> dict[str, Any]:
-    """Versions, devices, the mLSTM implementation that would be picked, and which extras are installed."""
+    """Versions, devices, the implementation of each cell that would be picked, and which extras are installed."""
     versions = {"xlstm-jax": _version("xlstm-jax"), "python": platform.python_version()}
     facts: dict[str, Any] = {"versions": versions | {name: _version(name) for name in PACKAGES}}
     try:
         import jax
 
         facts["devices"] = [{"platform": d.platform, "kind": d.device_kind, "id": d.id} for d in jax.devices()]
-        from xlstm_jax.kernels.mlstm import pick_implementation
+        from xlstm_jax.kernels import mlstm, slstm
 
-        name, reason = pick_implementation()
-        facts["mlstm"] = {"implementation": name, "reason": reason}
+        for cell, (name, reason) in (("mlstm", mlstm.pick_implementation()), ("slstm", slstm.pick_implementation())):
+            facts[cell] = {"implementation": name, "reason": reason}
     except Exception as error:
         # Who asks for versions often does so because JAX does not start, in whatever way: that is an answer too.
         what = no_device(error) if lacks_device(error) else str(error).strip().partition("\n")[0]
@@ -77,7 +77,8 @@ def _as_text(facts: dict[str, Any]) -> str:
             )
             kinds[what] = kinds.get(what, 0) + 1
         lines.append(("devices", ", ".join(f"{count} x {what}" for what, count in kinds.items())))
-        lines.append(("mlstm", f"{facts['mlstm']['implementation']}: {facts['mlstm']['reason']}"))
+        for cell in ("mlstm", "slstm"):
+            lines.append((cell, f"{facts[cell]['implementation']}: {facts[cell]['reason']}"))
     for extra, packages in facts["extras"].items():
         lacking = [name for name, there in packages.items() if not there]
         lines.append((f"extra {extra}", f"not installed: {', '.join(lacking)}" if lacking else "installed"))

@@ -76,8 +76,9 @@ def synthetic_recipe(model: str, task: str, **changes: Any) -> SyntheticConfig:
     """
     if model not in MODELS:
         raise _unknown(model)
-    values = {"task": task, "steps": _STEPS[get_task(task).name], **_RECIPES[model]}
-    return SyntheticConfig(**values | {name: value for name, value in changes.items() if value is not None})
+    name = get_task(task).name
+    values = {"task": name, "steps": _STEPS[name], **_RECIPES[model]}
+    return SyntheticConfig(**values | {field: value for field, value in changes.items() if value is not None})
 
 
 def _unknown(model: str) -> ConfigError:

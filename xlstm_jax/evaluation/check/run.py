@@ -124,9 +124,7 @@ def run_check(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return Report(
-        device=f"{device.platform} ({device.device_kind})"
-        if device.device_kind != device.platform
-        else device.platform,
+        device=_described(device),
         truth_device=truth_device.platform,
         seed=seed,
         seconds=round(time.perf_counter() - begin, 1),

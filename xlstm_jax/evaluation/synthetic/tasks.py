@@ -186,12 +186,17 @@ TASKS = {
 }
 
 
+_IN_FULL = {"cycle_navigation": "cycle_nav", "modular_arithmetic": "mod_arith"}
+
+
 def get_task(name: str) -> Task:
-    """The task of that name.
+    """The task of that name, also as the papers write it: `cycle navigation`, `even-pairs`.
 
     Raises:
         ConfigError: for a name that no task has.
     """
-    if name not in TASKS:
-        raise ConfigError(f"task is {name!r}, but must be one of {', '.join(TASKS)}{near_miss(name, TASKS)}")
-    return TASKS[name]
+    spelt = name.strip().lower().replace("-", "_").replace(" ", "_")
+    spelt = _IN_FULL.get(spelt, spelt)
+    if spelt in TASKS:
+        return TASKS[spelt]
+    raise ConfigError(f"task is {name!r}, but must be one of {', '.join(TASKS)}{near_miss(spelt, TASKS)}")

@@ -221,6 +221,40 @@ def test_memory_is_one_state_a_chunk_and_nothing_quadratic(over):
     assert growth < states + 2 * inputs
 
 
+def test_bfloat16_inputs_are_nowhere_made_float32_as_a_whole():
+    """XLA on a CPU does so for a slice of bfloat16 in a loop, once for every chunk where the slice is an update."""
+    narrow, gates = (jax.ShapeDtypeStruct((1, 1024, 2, *size), d) for size, d in (((32,), "bfloat16"), ((), "float32")))
+
+    def gradient(q, k, v, i, f, dh):
+        h, pull = jax.vjp(mlstm, q, k, v, i, f)
+        return h, pull(dh)
+
+    program = jax.jit(gradient).lower(*[narrow] * 3, gates, gates, narrow).compile().as_text()
+    assert "bf16[1,1024,2,32]" in program
+    assert "f32[1,1024,2,32]" not in program
+
+
+def test_second_derivatives_hold_in_bfloat16_too():
+    case = make_case(seq=7, batch=1, heads=1, dim_qk=2, dim_v=2, resets=0.2, padding=0.2).rounded(jnp.bfloat16)
+
+    def second(dtype, **options):
+        inputs = [jnp.asarray(case.arrays[n], dtype if n in "qkv" else jnp.float32) for n in "qkvif"]
+
+        def norm_of_gradient(*inputs):
+            def loss(*inputs):
+                return jnp.sum(mlstm(*inputs, mask=case.mask, reset=case.reset, **options).astype(jnp.float32) ** 2)
+
+            gradient = jax.grad(loss, argnums=tuple(range(5)))(*inputs)
+            return sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in gradient)
+
+        return jax.jit(jax.grad(norm_of_gradient, argnums=tuple(range(5))))(*inputs)
+
+    truth = second(jnp.float32, implementation="recurrent")
+    for dtype, allowed in ((jnp.float32, tolerance(jnp.float32)), (jnp.bfloat16, 2e-2)):
+        for got, want in zip(second(dtype, chunk_size=3), truth, strict=True):
+            assert relative_error(got, want) < allowed
+
+
 def test_program_size_does_not_grow_with_the_sequence():
     def program(seq: int) -> int:
         shapes = [(1, seq, 2, 8)] * 3 + [(1, seq, 2)] * 2

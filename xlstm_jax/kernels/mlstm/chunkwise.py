@@ -240,12 +240,41 @@ def _run_chunks(
     return _scan_forward(q, k, v, _gates(log_i, log_f, starts, valid, m, m0), C, n, normalize, eps, keep=False)[0]
 
 
-def _cut(x: Array, index: Array, size: int, valid: Array | None, dtype: jnp.dtype) -> Array:
+class _Held(NamedTuple):
+    """An array that chunks are cut out of or put into inside a loop.
+
+    XLA's CPU back end has no slices of 16-bit floats: of one taken in a loop it makes a float32 copy of the whole
+    array, and an update passes over the whole array in every turn. So their bits are held, as whole numbers.
+    """
+
+    bits: Array  # b s h ., of `dtype` or its bits
+    dtype: jnp.dtype
+
+
+def _hold(x: Array, as_bits: bool) -> _Held:
+    is_narrow = as_bits and x.dtype.itemsize == 2
+    return _Held(jax.lax.bitcast_convert_type(x, jnp.uint16) if is_narrow else x, x.dtype)
+
+
+def _held(bits: Array, dtype: jnp.dtype) -> Array:
+    """The floats that were held as `bits`."""
+    return bits if bits.dtype == dtype else jax.lax.bitcast_convert_type(bits, dtype)
+
+
+def _with_bits(function: Callable) -> Callable:
+    """`function(*arrays, as_bits=True)`, whose derivatives are those for False: bits have none."""
+    with_bits = jax.custom_jvp(partial(function, as_bits=True))
+    with_bits.defjvp(lambda primals, tangents: jax.jvp(partial(function, as_bits=False), primals, tangents))
+    return with_bits
+
+
+def _cut(x: _Held, index: Array, size: int, valid: Array | None, dtype: jnp.dtype) -> Array:
     """Chunk `index` of a (b, s, h, .) array as (b, h, l, .), zero where it is masked.
 
     The last chunk, where it would reach over the end, is moved back to end there: JAX clamps the start of a slice.
     """
-    chunk = jnp.swapaxes(jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=1), 1, 2)
+    cut = jax.lax.dynamic_slice_in_dim(x.bits, index * size, size, axis=1)
+    chunk = jnp.swapaxes(_held(cut, x.dtype), 1, 2)
     # Selected, not multiplied: padding may hold anything, NaN included.
     return (chunk if valid is None else jnp.where(valid[..., None], chunk, 0)).astype(dtype)
 
@@ -255,14 +284,14 @@ def _at(tree: Any, index: Array) -> Any:
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False), tree)
 
 
-def _put(x: Array, chunk: Array, index: Array, valid: Array | None = None) -> Array:
-    """The inverse of `_cut`, in place inside a loop; what is masked by `valid` stays as it is in x."""
-    chunk = jnp.swapaxes(chunk, 1, 2).astype(x.dtype)
+def _put(bits: Array, dtype: jnp.dtype, chunk: Array, index: Array, valid: Array | None = None) -> Array:
+    """The inverse of `_cut`, in place inside a loop; what is masked by `valid` stays as it is."""
+    chunk = _hold(jnp.swapaxes(chunk, 1, 2).astype(dtype), bits.dtype != dtype).bits
     start = index * chunk.shape[1]
     if valid is not None:
-        before = jax.lax.dynamic_slice_in_dim(x, start, chunk.shape[1], axis=1)
+        before = jax.lax.dynamic_slice_in_dim(bits, start, chunk.shape[1], axis=1)
         chunk = jnp.where(jnp.swapaxes(valid, 1, 2)[..., None], chunk, before)
-    return jax.lax.dynamic_update_slice_in_dim(x, chunk, start, axis=1)
+    return jax.lax.dynamic_update_slice_in_dim(bits, chunk, start, axis=1)
 
 
 def _scan_chunks(body: Callable, carry: Any, inputs: Callable, count: int, *, reverse: bool = False) -> tuple[Any, Any]:
@@ -285,21 +314,27 @@ def _scan_chunks(body: Callable, carry: Any, inputs: Callable, count: int, *, re
 
 def _scan_forward(q, k, v, gates: _Gates, C, n, normalize, eps, *, keep: bool):
     """((h, C, n), (entering states of all chunks, s)); the second part is None unless `keep`."""
+    scan = partial(_scan_forward_as, normalize=normalize, eps=eps, keep=keep)
+    return _with_bits(scan)(q, k, v, gates, C, n)
+
+
+def _scan_forward_as(q, k, v, gates: _Gates, C, n, *, normalize, eps, keep, as_bits):
     count, size, scale, dtype = gates.m.shape[0], gates.m.shape[-1], q.shape[-1] ** -0.5, C.dtype
+    sources = [_hold(x, as_bits) for x in (q, k, v)]
 
     def inputs(index: Array) -> tuple:
         g = _at(gates, index)
-        q_c, k_c, v_c = (_cut(x, index, size, g.valid, dtype) for x in (q, k, v))
+        q_c, k_c, v_c = (_cut(x, index, size, g.valid, dtype) for x in sources)
         return q_c * scale, k_c, v_c, g
 
     def body(carry: tuple[Array, Array, Array], index: Array, ready: tuple):
         C, n, h = carry
         q_c, k_c, v_c, g = ready
         h_c, s, *after = _chunk_forward(C, n, q_c, k_c, v_c, g, normalize, eps)
-        return (*after, _put(h, h_c, index, g.valid)), (C, n, s) if keep else None
+        return (*after, _put(h, v.dtype, h_c, index, g.valid)), (C, n, s) if keep else None
 
-    (C, n, h), kept = _scan_chunks(body, (C, n, jnp.zeros_like(v)), inputs, count)
-    return (h, C, n), kept
+    (C, n, h), kept = _scan_chunks(body, (C, n, jnp.zeros_like(sources[2].bits)), inputs, count)
+    return (_held(h, v.dtype), C, n), kept
 
 
 def _run_chunks_fwd(q, k, v, log_i, log_f, starts, valid, m, m0, C, n, normalize, eps):
@@ -311,15 +346,30 @@ def _run_chunks_fwd(q, k, v, log_i, log_f, starts, valid, m, m0, C, n, normalize
 def _run_chunks_bwd(normalize, eps, saved, cotangents):
     q, k, v, log_i, log_f, starts, valid, m, m0, kept, (C_end, n_end) = saved
     dh, dC, dn = cotangents
+    at_end = _anchor(C_end, n_end, dC, dn)
+    scan = partial(_scan_backward_as, normalize=normalize, eps=eps)
     gates = _gates(log_i, log_f, starts, valid, m, m0)
-    count, size, scale = m.shape[0], m.shape[-1], q.shape[-1] ** -0.5
+    (dC, dn, dm0, dq, dk, dv), (q_dq, k_dk, dm, behind) = _with_bits(scan)(q, k, v, dh, gates, kept, dC, dn, at_end)
+    # What passes over the border before token t, anchored by what passes over the end of its chunk.
+    dlog_f = jax.lax.cumsum(q_dq - k_dk, axis=3, reverse=True) + behind[..., None]
+    # The frame of the final state is the last m: a larger m means a smaller C.
+    dm = dm.at[-1, ..., -1].add(-at_end)
+    return dq, dk, dv, k_dk, dlog_f, None, None, dm, dm0, dC, dn
 
-    def anchor(C: Array, n: Array, dC: Array, dn: Array) -> Array:
-        return _product("bhde,bhde->bh", C, dC) + _product("bhd,bhd->bh", n, dn)
+
+def _anchor(C: Array, n: Array, dC: Array, dn: Array) -> Array:
+    return _product("bhde,bhde->bh", C, dC) + _product("bhd,bhd->bh", n, dn)
+
+
+def _scan_backward_as(q, k, v, dh, gates: _Gates, kept, dC, dn, at_end, *, normalize, eps, as_bits):
+    """(dC, dn, what passes into the first chunk, dq, dk, dv) and, of all chunks, q.dq, k.dk, dm and what passes over
+    their ends."""
+    count, size, scale = gates.m.shape[0], gates.m.shape[-1], q.shape[-1] ** -0.5
+    sources = [_hold(x, as_bits) for x in (q, k, v, dh)]
 
     def inputs(index: Array) -> tuple:
         g = _at(gates, index)
-        q_c, k_c, v_c, dh_c = (_cut(x, index, size, g.valid, dC.dtype) for x in (q, k, v, dh))
+        q_c, k_c, v_c, dh_c = (_cut(x, index, size, g.valid, dC.dtype) for x in sources)
         C, n, s = _at(kept, index)
         return C, n, q_c * scale, k_c, v_c, g, s, dh_c
 
@@ -330,17 +380,16 @@ def _run_chunks_bwd(normalize, eps, saved, cotangents):
             dC, dn, C, n, q_c, k_c, v_c, g, s, dh_c, normalize, eps
         )
         # A last chunk that was moved back writes zeros over what it shares with the one before, which comes next.
-        grads = _put(dq, dq_c * scale, index), _put(dk, dk_c, index), _put(dv, dv_c, index)
-        return (dC, dn, anchor(C, n, dC, dn), *grads), (q_dq, k_dk, dm, behind)
+        grads = (
+            _put(dq, q.dtype, dq_c * scale, index),
+            _put(dk, k.dtype, dk_c, index),
+            _put(dv, v.dtype, dv_c, index),
+        )
+        return (dC, dn, _anchor(C, n, dC, dn), *grads), (q_dq, k_dk, dm, behind)
 
-    at_end = anchor(C_end, n_end, dC, dn)
-    start = (dC, dn, at_end, jnp.zeros_like(q), jnp.zeros_like(k), jnp.zeros_like(v))
-    (dC, dn, dm0, dq, dk, dv), (q_dq, k_dk, dm, behind) = _scan_chunks(body, start, inputs, count, reverse=True)
-    # What passes over the border before token t, anchored by what passes over the end of its chunk.
-    dlog_f = jax.lax.cumsum(q_dq - k_dk, axis=3, reverse=True) + behind[..., None]
-    # The frame of the final state is the last m: a larger m means a smaller C.
-    dm = dm.at[-1, ..., -1].add(-at_end)
-    return dq, dk, dv, k_dk, dlog_f, None, None, dm, dm0, dC, dn
+    start = (dC, dn, at_end, *(jnp.zeros_like(x.bits) for x in sources[:3]))
+    (*passing, dq, dk, dv), by_chunk = _scan_chunks(body, start, inputs, count, reverse=True)
+    return (*passing, _held(dq, q.dtype), _held(dk, k.dtype), _held(dv, v.dtype)), by_chunk
 
 
 _run_chunks.defvjp(_run_chunks_fwd, _run_chunks_bwd)

@@ -311,6 +311,22 @@ def test_gradients_cut_from_the_recurrence_still_teach_r(x64):
     assert not np.any(dstate.y)
 
 
+def test_what_stands_in_padding_reaches_no_gradient_of_a_step():
+    wx, r, b, state = inputs(dtype=jnp.float32)
+    mask = jnp.array([True, False, True])
+
+    @jax.jit
+    def gradients(wx, state):
+        def loss(wx, r, state):
+            y, after = slstm_step(state, wx, r, b, mask=mask)
+            return jnp.sum(y**2) + sum(jnp.sum(x**2) for x in after)
+
+        return jax.grad(loss, argnums=(0, 1, 2))(wx, r, state)
+
+    poisoned = wx[:, 0].at[1].set(jnp.nan)
+    jax.tree.map(np.testing.assert_array_equal, gradients(poisoned, state), gradients(wx[:, 0], state))
+
+
 def test_bad_input_is_named():
     wx, r, b, state = inputs(dtype=jnp.float32)
     for arguments, options, words in (

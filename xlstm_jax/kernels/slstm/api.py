@@ -118,6 +118,8 @@ def slstm_step(
     check_flags(wx.shape[:1], reset=reset, mask=mask)
     options = _options(wx, product_dtype, gradient_recurrent_cut, gradient_recurrent_clipval, forward_clipval)
     start = _starting_state(state, wx, r, b)
+    if mask is not None:
+        wx = jnp.where(mask[:, None, None, None], wx, 0)
     return slstm_token(start, wx, r, b, reset=reset, mask=mask, options=options)
 
 

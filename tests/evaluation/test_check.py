@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from xlstm_jax.cli import main
-from xlstm_jax.evaluation.check import Report, print_report, run_check
+from xlstm_jax.evaluation.check import Report, all_cells, print_report, run_check
 from xlstm_jax.kernels.mlstm import api as mlstm_api
 from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent
 from xlstm_jax.kernels.slstm import api as slstm_api
@@ -129,3 +129,9 @@ def test_everything_is_within_its_bounds_here():
     assert {f.verdict for f in report.findings} == {"ok", "not run"}
     assert all(f.reason for f in report.findings if f.verdict == "not run")
     assert len({f.cell for f in report.findings}) == 5
+
+
+def test_what_is_run_for_its_speed_is_checked_as_it_is_compiled_in_use():
+    cells = all_cells()
+    for name, fast in (("mlstm", {"chunkwise", "parallel", "step"}), ("slstm", {"fused", "step"})):
+        assert set(cells[name].forms) - cells[name].plainly == fast

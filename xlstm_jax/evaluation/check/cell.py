@@ -67,6 +67,8 @@ class Cell:
         narrow: inputs and outputs in the dtype that is checked; all others are at least float32.
         sequence: tensors with a token axis, the second.
         magnitudes: the sum of the absolute terms of those results that cancel, see `closeness.relative_error`.
+        plainly: the implementations that are compiled without LLVM's optimisation on a CPU, which takes half the time
+            and changes no mathematics: not those that are run for their speed.
     """
 
     title: str
@@ -80,6 +82,7 @@ class Cell:
     narrow: frozenset[str]
     sequence: frozenset[str]
     magnitudes: Callable[[Arrays, Arrays, Arrays], Arrays] | None = None
+    plainly: frozenset[str] = frozenset()
 
 
 class Truth(NamedTuple):
@@ -112,9 +115,12 @@ def make_problem(cell: Cell, case: Case, dtype: str, seed: int) -> Problem:
     return Problem(rounded(inputs), given, rounded(cotangents))
 
 
-def run_form(cell: Cell, name: str, cases: list[Case], problems: list[Problem], dtype: str) -> list[Arrays]:
-    """Outputs and gradients of one implementation for cases that share a program."""
-    program = jax.jit(_with_gradients(cell.forms[name], **cases[0].settings))
+def run_form(
+    cell: Cell, name: str, cases: list[Case], problems: list[Problem], dtype: str, platform: str
+) -> list[Arrays]:
+    """Outputs and gradients of one implementation for cases that share a program, on a device of this platform."""
+    options = _plain(platform) if name in cell.plainly else None
+    program = jax.jit(_with_gradients(cell.forms[name], **cases[0].settings), compiler_options=options)
     results = []
     for problem in problems:
         inputs, cotangents = (
@@ -127,8 +133,7 @@ def run_form(cell: Cell, name: str, cases: list[Case], problems: list[Problem], 
 
 def run_truth(cell: Cell, problems: list[Problem], platform: str) -> list[Truth]:
     """The truth in float64; the caller has enabled it and chosen the device, which is of this platform."""
-    # It runs once: half of the time that compiling it takes is saved.
-    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+    options = _plain(platform)
     program = jax.jit(_with_gradients(cell.truth), compiler_options=options)
     sizes = jax.jit(cell.magnitudes or (lambda *problem: {}), compiler_options=options)
     truths = []
@@ -157,6 +162,11 @@ def judge(cell: Cell, case: Case, dtype: str, got: Arrays, truth: Truth) -> Verd
         if worst.bound is None or worst.error is None or error / allowed[name] > worst.error / worst.bound:
             worst = Verdict(error <= allowed[name], name, error, allowed[name])
     return worst
+
+
+def _plain(platform: str) -> dict[str, Any] | None:
+    """Options for a program that runs once: half of the time that compiling it takes is saved."""
+    return {"xla_backend_optimization_level": 0} if platform == "cpu" else None
 
 
 def _with_gradients(form: Form, **settings: Any) -> Callable[[Arrays, Arrays, Arrays], Arrays]:

@@ -78,6 +78,8 @@ def mlstm_cell(gate: Gate, normalize: bool) -> Cell:
         narrow=frozenset(("q", "k", "v", "h")),
         sequence=frozenset(("q", "k", "v", "i", "f", "h")),
         magnitudes=partial(magnitudes, gate=gate, normalize=normalize),
+        # With the exponential gate all but the oracle is compiled as it is in use.
+        plainly=frozenset(("recurrent",) if exponential else (*forms, "step")),
     )
 
 

@@ -148,7 +148,7 @@ def _judge_task(task: _Task, seed: int, device: jax.Device, truths: Future) -> l
     with jax.enable_x64(task.dtype == "float64"), jax.default_device(device):
         problems = [make_problem(cell, case, task.dtype, seed) for case in cases]
         try:
-            results = run_form(cell, task.form, cases, problems, task.dtype)
+            results = run_form(cell, task.form, cases, problems, task.dtype, device.platform)
         except Exception as error:
             # Whatever it is, it is the finding.
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -58,6 +58,7 @@ def slstm_cell() -> Cell:
         draw=draw,
         narrow=frozenset(("wx", "r", "output")),
         sequence=frozenset(("wx", "output")),
+        plainly=frozenset(("recurrent",)),
     )
 
 

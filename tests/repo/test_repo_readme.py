@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -118,3 +119,17 @@ def test_the_quickstart_is_what_it_says() -> None:
     quickstart, text = get_preset("quickstart"), " ".join((ROOT / "README.md").read_text().split())
     assert f"A model of {quickstart.model.num_blocks} mLSTM blocks" in text
     assert f"for {quickstart.training.steps} steps" in text
+
+
+def test_the_configuration_page_has_every_config_of_the_presets() -> None:
+    from xlstm_jax.presets import get_preset, preset_names
+
+    def kinds(config: object) -> Iterator[str]:
+        if dataclasses.is_dataclass(config):
+            yield type(config).__name__
+            for field in dataclasses.fields(config):
+                yield from kinds(getattr(config, field.name))
+
+    page = (ROOT / "docs/configuration.md").read_text()
+    shown = set(re.findall(r"autoclass:: [\w.]+\.(\w+)$", page, re.MULTILINE))
+    assert {kind for name in preset_names() for kind in kinds(get_preset(name))} <= shown

@@ -71,8 +71,13 @@ def test_a_terminal_gets_no_control_characters(
 ) -> None:
     monkeypatch.setattr(Generator, "pieces", lambda *_: iter([Piece(0, "a\x1b[2J\r\tb\n\x9b", "end", 9)]))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     assert main(["generate", str(run_path), "--prompt", "x\x07"]) == 0
     assert capsys.readouterr().out == "\x1b[1mx␇\x1b[0ma␛[2J␍\tb\n\ufffd\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["generate", str(run_path), "--prompt", "x\x07"]) == 0
+    assert capsys.readouterr().out == "x␇a␛[2J␍\tb\n\ufffd\n"
 
 
 def test_rows_are_shown_in_order_whoever_ends_first() -> None:

@@ -123,9 +123,14 @@ def _unescaped(text: str) -> str:
     return text
 
 
+def _takes_styles() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def _print_text(run: Run, prompts: Sequence[bytes], settings: Sampling, *, echo: bool) -> None:
     """Stream row after row: the later ones are made at the same time and wait for their turn."""
     terminal = sys.stdout.isatty()
+    bold, plain = ("\x1b[1m", "\x1b[0m") if terminal and _takes_styles() else ("", "")
 
     def show(text: str) -> None:
         sys.stdout.write(text.translate(_SHOWN) if terminal else text)
@@ -136,7 +141,7 @@ def _print_text(run: Run, prompts: Sequence[bytes], settings: Sampling, *, echo:
             show(f"{chr(10) if row else ''}--- {row + 1} of {len(prompts)} ---\n")
         if echo:
             prompt = prompts[row].decode("utf-8", "replace")
-            sys.stdout.write(f"\x1b[1m{prompt.translate(_SHOWN)}\x1b[0m" if terminal else prompt)
+            sys.stdout.write(f"{bold}{prompt.translate(_SHOWN)}{plain}" if terminal else prompt)
             sys.stdout.flush()
 
     begin(0)

@@ -9,7 +9,9 @@ from xlstm_jax.training.config import DataConfig, Experiment, OptimizerConfig, T
 def stdlib() -> Experiment:
     """Python's standard library in about an hour, on two CPU cores: well under gzip's bits per byte.
 
-    Command: `xlstm train stdlib`.
+    Command: `xlstm train stdlib`. On the 15 held-out files (Python 3.11's library), which gzip -9 packs to 2.22 bits
+    per byte, it is at 1.88 after 200 of its 1500 steps and at 1.65 after 400: half an hour on two slow cores (Intel
+    Xeon, 2.5 GHz, 4 seconds a step of 4,096 tokens). The steps after these were not waited for.
     """
     return Experiment(
         model=small_v1(dim=384, blocks=6, heads=4, context_length=512),

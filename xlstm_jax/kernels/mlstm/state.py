@@ -35,10 +35,10 @@ def clear_padding(mask: Bool[Array, "*lead"], *arrays: Array) -> tuple[Array, ..
 
 
 def normaliser_floor(m: Float[Array, "*lead"]) -> Float[Array, "*lead"]:
-    """exp(-m), the least absolute value of the normaliser, kept finite.
+    """exp(-m), the least absolute value of the normaliser; infinite where the dtype ends.
 
-    With input gates at -100 it exceeds float32; h is zero to the dtype then, but an infinity would turn up as NaN in
-    the gradients.
+    With input gates at -100 it exceeds float32: what is divided by it is then zero to the dtype, and so is its
+    gradient. The exponential itself stays finite, since its derivative would turn an infinity into NaN.
     """
-    largest = 0.99 * math.log(float(jnp.finfo(m.dtype).max))
-    return jnp.exp(jnp.minimum(-m, largest))
+    largest = 0.999 * math.log(float(jnp.finfo(m.dtype).max))
+    return jnp.where(-m < largest, jnp.exp(jnp.minimum(-m, largest)), jnp.inf)

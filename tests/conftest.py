@@ -1,11 +1,20 @@
 """Settings that every test shares; they must stand before JAX starts its back end."""
 
+import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Simulated devices dead-lock on few cores when several steps are queued; more pool threads cure it.
 os.environ.setdefault("NPROC", "32")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "XLA_FLAGS" not in os.environ:
+    # Most of a test's time goes into compiling programs that run once: a third of it without optimisation. As programs
+    # are compiled in use: XLA_FLAGS="" pytest.
+    quick = ["--xla_backend_optimization_level=0"]
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        # Later versions do not have the choice, and end at a flag that they do not know.
+        quick.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join(quick)
 
 import hypothesis
 import jax

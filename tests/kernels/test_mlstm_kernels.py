@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlstm_cases import NAMES, Case, errors, make_case
 
 from xlstm_jax.kernels.closeness import bounds, relative_error, tolerance
-from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step, zero_state
+from xlstm_jax.kernels.mlstm import MLSTMState, implementations, mlstm, mlstm_step, zero_state
 
 PROBLEMS = {
     "one token": {"seq": 1},
@@ -30,7 +30,7 @@ PROBLEMS = {
     "sigmoid gate at 100": {"seq": 29, "gate": "sigmoid", "gate_scale": 100.0},
     "sigmoid gate, no normaliser": {"seq": 29, "gate": "sigmoid", "normalize": False, "resets": 0.2, "padding": 0.3},
 }
-FAST_FORMS = {"parallel": {}, "chunkwise": {"chunk_size": 8}}
+FAST_FORMS = {"parallel": {}, "chunkwise": {"chunk_size": 8}, "batched": {"chunk_size": 8}}
 
 
 def assert_close(got: dict, truth: dict, case: Case, limits: dict[str, float] | float) -> None:
@@ -64,7 +64,7 @@ def test_ties_of_the_stabiliser_split_the_gradient_as_in_the_oracle(form):
 def test_float32_stays_within_the_bound_of_the_dtype(problem):
     case = make_case(**{**PROBLEMS[problem], "seq": 157, "dim_qk": 16, "dim_v": 24}).rounded(jnp.float32)
     truth = case.run("recurrent")
-    for form in ("chunkwise", "recurrent"):
+    for form in ("chunkwise", "batched", "recurrent"):
         assert_close(case.run(form, jnp.float32), truth, case, tolerance(jnp.float32))
 
 
@@ -75,16 +75,20 @@ def test_bfloat16_inputs_cost_only_their_own_rounding(problem):
     limits = bounds("mlstm", jnp.bfloat16)
     assert limits["h"] <= 4e-3
     assert max(limits.values()) <= 1e-2
-    assert_close(case.run("chunkwise", jnp.bfloat16), case.run("recurrent"), case, limits)
+    truth = case.run("recurrent")
+    for form in ("chunkwise", "batched"):
+        assert_close(case.run(form, jnp.bfloat16), truth, case, limits)
 
 
 @pytest.mark.usefixtures("x64")
 def test_float32_error_does_not_grow_with_what_a_shut_forget_gate_left_behind():
     case = make_case(seq=64, batch=1, dim_qk=8, dim_v=8, forget_bias=3.0)
     case.arrays["f"][:, :20] = -1e4
-    truth, got = case.run("recurrent"), case.run("chunkwise", jnp.float32, chunk_size=64)
-    assert relative_error(got["h"], truth["h"]) < tolerance(jnp.float32)
-    assert relative_error(got["C"], truth["C"]) < tolerance(jnp.float32)
+    truth = case.run("recurrent")
+    for form in ("chunkwise", "batched"):
+        got = case.run(form, jnp.float32, chunk_size=64)
+        assert relative_error(got["h"], truth["h"]) < tolerance(jnp.float32)
+        assert relative_error(got["C"], truth["C"]) < tolerance(jnp.float32)
 
 
 def run_in_pieces(case: Case, cuts: list[int], form: str, **options) -> tuple:
@@ -111,14 +115,15 @@ def test_state_handed_on_equals_one_pass(cuts, seed):
 
 
 @pytest.mark.usefixtures("x64")
-def test_gradients_flow_through_states_handed_on():
+@pytest.mark.parametrize("form", ["chunkwise", "batched"])
+def test_gradients_flow_through_states_handed_on(form):
     case = make_case(seq=14)
     dh, *dstate = (jnp.asarray(c) for c in case.cotangents)
     inputs = tuple(jnp.asarray(case.arrays[name]) for name in ("q", "k", "v", "i", "f", "C", "n", "m"))
 
     def loss(*inputs):
         pieces = Case(dict(zip(("q", "k", "v", "i", "f", "C", "n", "m"), inputs, strict=True)), [], None, None, {})
-        h, state = run_in_pieces(pieces, [3, 10], "chunkwise", chunk_size=4)
+        h, state = run_in_pieces(pieces, [3, 10], form, chunk_size=4)
         return jnp.sum(h * dh) + sum(jnp.sum(x * d) for x, d in zip(state, dstate, strict=True))
 
     got = jax.jit(jax.grad(loss, argnums=tuple(range(8))))(*inputs)
@@ -145,7 +150,7 @@ def test_a_step_is_a_piece_of_length_one(options):
         assert relative_error(got, want) < tolerance(jnp.float64)
 
 
-@pytest.mark.parametrize("form", ["recurrent", "parallel", "chunkwise"])
+@pytest.mark.parametrize("form", implementations())
 def test_a_row_does_not_depend_on_its_neighbours(form):
     case = make_case(seq=21, batch=3, resets=0.1, padding=0.1)
     first = case.run(form, jnp.float32)
@@ -156,7 +161,7 @@ def test_a_row_does_not_depend_on_its_neighbours(form):
         np.testing.assert_array_equal(first[name][0], second[name][0], err_msg=name)
 
 
-@pytest.mark.parametrize("form", ["recurrent", "parallel", "chunkwise"])
+@pytest.mark.parametrize("form", implementations())
 def test_a_reset_leaks_nothing_even_from_infinite_memory(form):
     case = make_case(seq=12)
     reset = np.zeros((2, 12), bool)
@@ -171,7 +176,7 @@ def test_a_reset_leaks_nothing_even_from_infinite_memory(form):
         assert relative_error(got, want) < tolerance(jnp.float32)
 
 
-@pytest.mark.parametrize("form", ["recurrent", "parallel", "chunkwise"])
+@pytest.mark.parametrize("form", implementations())
 def test_masked_tokens_leave_the_state_bit_for_bit(form):
     case = make_case(seq=9)
     a = {name: jnp.asarray(x, jnp.float32) for name, x in case.arrays.items()}
@@ -184,7 +189,7 @@ def test_masked_tokens_leave_the_state_bit_for_bit(form):
         np.testing.assert_array_equal(before, now)
 
 
-@pytest.mark.parametrize("form", ["recurrent", "parallel", "chunkwise"])
+@pytest.mark.parametrize("form", implementations())
 def test_what_stands_in_padding_reaches_neither_outputs_nor_gradients(form):
     case = make_case(seq=7, batch=1, heads=1, dim_qk=2, dim_v=2)
     mask = np.array([[True, True, False, False, True, True, False]])

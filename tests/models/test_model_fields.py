@@ -157,6 +157,7 @@ def test_bfloat16_keeps_float32_parameters_and_state():
     [
         ("chunkwise", {"chunk_size": 3}),
         ("chunkwise", {}),
+        ("batched", {"chunk_size": 3}),
         ("parallel", {}),
         ("recurrent", {"use_scan": True}),
         ("parallel_stabilized", {}),

@@ -18,14 +18,27 @@ from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent
 
 BATCH, HEADS, DIM_QK, DIM_V = 2, 2, 16, 24
 LONGEST, FLAGGED, CHUNK = 128, 37, 16
-"""Two whole chunks of the usual size, without resets or mask; and a prime number of tokens in small chunks, with."""
+"""Two whole chunks of a CPU's usual size, without resets or mask; and, with them, a prime number of tokens in small
+chunks."""
 
 _BY_TOKEN = f"goes token by token: no other code than at {FLAGGED} tokens"
 _NO_CHUNKS = f"knows no chunks: no other code than at {FLAGGED} tokens"
-_SPARED_SHORT = {"step": _BY_TOKEN, "bfloat16": "checked at the other lengths", "float64": "checked with flags"}
-_SPARED_LONG = {"recurrent": _BY_TOKEN, "step": _BY_TOKEN, "parallel": _NO_CHUNKS, "float64": "checked with flags"}
+_SAME_CHUNKS = "computes its chunks as chunkwise does, and takes them together at the other lengths"
+_SPARED_SHORT = {
+    "step": _BY_TOKEN,
+    "batched": _SAME_CHUNKS,
+    "bfloat16": "checked at the other lengths",
+    "float64": "checked with flags",
+}
+_SPARED_LONG = {
+    "recurrent": _BY_TOKEN,
+    "step": _BY_TOKEN,
+    "parallel": _NO_CHUNKS,
+    "batched bfloat16": "checked with flags",
+    "float64": "checked with flags",
+}
 _SPARED_SIGMOID = dict.fromkeys(
-    ("float64", "recurrent bfloat16", "parallel bfloat16", "step bfloat16"),
+    ("batched", "float64", "recurrent bfloat16", "parallel bfloat16", "step bfloat16"),
     "checked with the exponential gate, which differs in the gates alone",
 )
 
@@ -78,8 +91,8 @@ def mlstm_cell(gate: Gate, normalize: bool) -> Cell:
         narrow=frozenset(("q", "k", "v", "h")),
         sequence=frozenset(("q", "k", "v", "i", "f", "h")),
         magnitudes=partial(magnitudes, gate=gate, normalize=normalize),
-        # With the exponential gate all but the oracle is compiled as it is in use.
-        plainly=frozenset(("recurrent",) if exponential else (*forms, "step")),
+        # With the exponential gate all but the oracle is compiled as it is in use; batched is for other devices.
+        plainly=frozenset(("recurrent", "batched") if exponential else (*forms, "step")),
     )
 
 

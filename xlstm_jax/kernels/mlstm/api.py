@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -16,13 +17,15 @@ from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent, mlstm_token
 from xlstm_jax.kernels.mlstm.state import MLSTMState, zero_state
 
 Gate = Literal["exp", "sigmoid"]
-Implementation = Literal["recurrent", "parallel", "chunkwise"]
+Implementation = Literal["recurrent", "parallel", "chunkwise", "batched"]
 
 _FORMS: dict[str, Callable] = {
     "recurrent": mlstm_recurrent,
     "parallel": mlstm_parallel,
     "chunkwise": mlstm_chunkwise,
+    "batched": partial(mlstm_chunkwise, at_once=True),
 }
+_WITH_CHUNKS = ("chunkwise", "batched")
 
 
 def implementations() -> tuple[str, ...]:
@@ -33,7 +36,9 @@ def implementations() -> tuple[str, ...]:
 def pick_implementation() -> tuple[str, str]:
     """What `implementation=None` means on this device, and why."""
     device = jax.default_backend()
-    return "chunkwise", f"linear in the sequence, plain XLA, runs on every device (here: {device})"
+    if device == "cpu":
+        return "chunkwise", "linear in the sequence; chunk after chunk, as each fills the cores and stays in the cache"
+    return "batched", f"linear in the sequence; all chunks at once, as one alone does not fill a {device}"
 
 
 def mlstm(
@@ -62,8 +67,9 @@ def mlstm(
         return_state: whether to return the state after the last token as well.
         reset: True where a new sequence starts: that token and those after it see nothing of what came before.
         mask: False where a token is padding: it leaves the state as it was, its h is 0, a reset on it is ignored.
-        implementation: "recurrent" (the oracle), "parallel" (quadratic) or "chunkwise"; None picks for the device.
-        chunk_size: tokens per chunk of the chunkwise form; None is 64.
+        implementation: "recurrent" (the oracle), "parallel" (quadratic), "chunkwise" (chunk after chunk) or "batched"
+            (all chunks at once, in more memory); None picks for the device.
+        chunk_size: tokens per chunk of the two last; None is 64 and 128.
         gate: "exp" (stabilised exponential input gate) or "sigmoid" (arXiv 2503.14376, section 2.3).
         normalize: whether h is divided by its normaliser; only the sigmoid gate can do without.
         eps: added to the normaliser, after the maximum, in the stabilised frame.
@@ -81,7 +87,7 @@ def mlstm(
     if name not in _FORMS:
         raise ValueError(f"implementation is {implementation!r}, but must be None or one of {', '.join(_FORMS)}")
     check_count("chunk_size", chunk_size)
-    options = {"chunk_size": chunk_size} if name == "chunkwise" else {}
+    options = {"chunk_size": chunk_size} if name in _WITH_CHUNKS else {}
     check_flags(q.shape[:2], reset=reset, mask=mask)
     start = _starting_state(state, q, v, i, f)
     if q.shape[1] == 0:

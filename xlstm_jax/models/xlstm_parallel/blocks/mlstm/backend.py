@@ -15,6 +15,7 @@ from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig
 BackendName = Literal[
     "auto",
     "chunkwise",
+    "batched",
     "parallel",
     "recurrent",
     "parallel_stabilized",
@@ -83,6 +84,7 @@ _TRITON_NAMES = (
 _KWARGS: dict[str, dict[str, _Any | _Only]] = {
     "auto": {"eps": _EPS},
     "chunkwise": {"chunk_size": _CHUNK_OR_NONE, "eps": _EPS},
+    "batched": {"chunk_size": _CHUNK_OR_NONE, "eps": _EPS},
     "parallel": {"eps": _EPS},
     "recurrent": {"context_length": _LENGTH, "eps": _EPS, "state_dtype": _STATE_DTYPE, "use_scan": _BOOL},
     "parallel_stabilized": {"context_length": _LENGTH},
@@ -116,9 +118,10 @@ _DEFAULT_CHUNK = {"fwbw_stabilized": 512, "triton_kernels": 64}
 class mLSTMBackendNameAndKwargs(SubModelConfig):
     """An implementation by name, and its options.
 
-    Ours: "auto" (the best that the device can run), "chunkwise" (kwargs chunk_size, eps), "parallel" (eps), "recurrent"
-    (eps). The peer's: "parallel_stabilized" and "fwbw_stabilized" mean chunkwise, "triton_kernels" what its
-    kwarg backend_name says, "recurrent_triton" recurrent; their kwargs are accepted as far as they mean something here.
+    Ours: "auto" (the best that the device can run), "chunkwise" and "batched" (kwargs chunk_size, eps), "parallel"
+    (eps), "recurrent" (eps). The peer's: "parallel_stabilized" and "fwbw_stabilized" mean chunkwise, "triton_kernels"
+    what its kwarg backend_name says, "recurrent_triton" recurrent; their kwargs are accepted as far as they mean
+    something here.
 
     Raises:
         ConfigError: for another name, an unknown kwarg, or a kwarg whose value cannot have an effect.
@@ -171,8 +174,8 @@ class mLSTMBackendNameAndKwargs(SubModelConfig):
         if self.name in ("recurrent", "recurrent_triton"):
             return BackendSettings("recurrent", eps=eps)
         chunk = given.get("chunk_size", _DEFAULT_CHUNK.get(self.name))
-        if self.name == "chunkwise":
-            return BackendSettings("chunkwise", chunk, eps=eps)
+        if self.name in ("chunkwise", "batched"):
+            return BackendSettings(self.name, chunk, eps=eps)
         if self.name == "fwbw_stabilized":
             # One chunk (chunk_size None) is the parallel form; this backend adds nothing to the normaliser.
             return BackendSettings("parallel" if chunk is None else "chunkwise", chunk, eps=0.0)

@@ -26,7 +26,7 @@ BLOCKS, HEADS = 2, 1
 _RECIPES: dict[str, dict[str, Any]] = {
     "[0:1]": {"lr": 1e-2, "short_share": 0.5},
     "[1:0]": {"lr": 4e-3, "short_share": 0.5},
-    "[1:1]": {"lr": 4e-3, "short_share": 0.6},
+    "[1:1]": {"lr": 1e-2, "short_share": 0.5},
     "llama": {"lr": 4e-3, "short_share": 0.5},
 }
 

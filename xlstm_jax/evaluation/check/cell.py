@@ -173,7 +173,7 @@ def _plain(platform: str) -> dict[str, Any] | None:
 @functools.cache
 def _plain_cpu() -> dict[str, Any]:
     options: dict[str, Any] = {"xla_backend_optimization_level": 0}
-    emitters = {"xla_cpu_use_fusion_emitters": False}
+    emitters: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
     try:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             jax.jit(lambda x: x + 1).lower(0.0).compile(compiler_options=emitters)

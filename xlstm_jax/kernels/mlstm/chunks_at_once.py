@@ -6,6 +6,7 @@ it, what it makes of the state that enters comes after it, both for all chunks t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ def forward(
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array] | None]:
     """As `chunks_in_turn.forward`."""
     q_c, k_c, v_c = (_cut(x, gates, C.dtype) for x in (q, k, v))
-    run = jax.vmap(partial(chunk_forward, normalize=normalize, eps=eps))
+    run: Callable[..., Any] = jax.vmap(partial(chunk_forward, normalize=normalize, eps=eps))
     inputs = q_c * q.shape[-1] ** -0.5, k_c, v_c, gates
     # From an empty state a chunk leaves what it adds; the outputs of this call are of no use and never computed.
     _, _, *added = run(*_zeros(C, n, len(q_c)), *inputs)
@@ -49,7 +50,7 @@ def backward(
     q_c, k_c, v_c, dh_c = (_cut(x, gates, dC.dtype) for x in (q, k, v, dh))
     C_in, n_in, s = kept
     scale = q.shape[-1] ** -0.5
-    run = jax.vmap(partial(chunk_backward, normalize=normalize, eps=eps))
+    run: Callable[..., Any] = jax.vmap(partial(chunk_backward, normalize=normalize, eps=eps))
     inputs = C_in, n_in, q_c * scale, k_c, v_c, gates, s, dh_c
     added = run(*_zeros(dC, dn, len(q_c)), *inputs)[:2]
     (dC, dn), leaving = _pass_on((dC, dn), added, gates.carry, reverse=True)

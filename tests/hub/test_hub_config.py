@@ -117,7 +117,7 @@ def test_a_saved_document_in_all_its_encodings():
     assert (layer.layer_type, layer.num_heads, layer.qk_dim_factor) == ("mlstm_v1", 4, 0.5)
     assert (cell.igate_bias_init_range, cell.fgate_bias_init_range, cell.gate_soft_cap) == (-10.0, (3.0, 6.0), 15.0)
     assert (cell.reset_at_document_boundaries, cell.reset_mode, cell.norm_type_v1) == (True, "gate", "layernorm")
-    assert cell.backend.settings().implementation == "chunkwise"
+    assert cell.backend.settings().implementation is None
     resolved = config.block_config(1).layer_config().cell_config()
     assert (resolved.norm_type, resolved.dtype, resolved.gate_dtype) == ("rmsnorm", "bfloat16", "float32")
     assert config.block_config(0).feedforward_config()._proj_up_dim == 384
@@ -142,11 +142,11 @@ def test_our_own_round_trip():
 @pytest.mark.parametrize(
     ("kwargs", "implementation", "chunk"),
     [
-        ("mLSTMBackendFwbwConfig(chunk_size=256, return_state=True, keep_G=False)", "chunkwise", 256),
+        ("mLSTMBackendFwbwConfig(chunk_size=256, return_state=True, keep_G=False)", None, 256),
         ("mLSTMBackendFwbwConfig(chunk_size=None)", "parallel", None),
-        ({"chunk_size": 128, "use_initial_state": True}, "chunkwise", 128),
-        ("{}", "chunkwise", 512),
-        ("None", "chunkwise", 512),
+        ({"chunk_size": 128, "use_initial_state": True}, None, 128),
+        ("{}", None, 512),
+        ("None", None, 512),
     ],
 )
 def test_backend_kwargs_as_text_or_object(kwargs, implementation, chunk):

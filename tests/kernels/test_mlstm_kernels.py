@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 from mlstm_cases import NAMES, Case, errors, make_case
 
 from xlstm_jax.kernels.closeness import bounds, relative_error, tolerance
-from xlstm_jax.kernels.mlstm import MLSTMState, implementations, mlstm, mlstm_step, zero_state
+from xlstm_jax.kernels.mlstm import (
+    MLSTMState,
+    implementations,
+    mlstm,
+    mlstm_step,
+    pick_implementation,
+    zero_state,
+)
 
 PROBLEMS = {
     "one token": {"seq": 1},
@@ -322,3 +330,34 @@ def test_shapes_that_do_not_fit_are_named():
     state = MLSTMState(jnp.zeros((2, 2, 4, 5)), jnp.zeros((2, 2, 4)), jnp.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"state\.C has shape"):
         mlstm(q, k, v, i, f, state=state)
+
+
+@pytest.mark.parametrize(("device", "picked"), [("cpu", "chunkwise"), ("gpu", "batched"), ("tpu", "batched")])
+def test_the_device_decides_how_chunks_are_taken(monkeypatch, device, picked):
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    name, reason = pick_implementation()
+    assert name == picked
+    assert name in implementations()
+    assert reason
+
+
+def test_what_chunks_add_to_a_state_is_all_that_a_loop_holds_where_they_are_taken_at_once():
+    """A loop of one multiply-add: no product stands in it."""
+    shapes = [(1, 64, 2, 8), (1, 64, 2, 8), (1, 64, 2, 8), (1, 64, 2), (1, 64, 2)]
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    def products_in_loops(form):
+        gradient = jax.grad(lambda *x: mlstm(*x, implementation=form, chunk_size=16).sum(), argnums=tuple(range(5)))
+        loops = [e for e in all_equations(jax.make_jaxpr(gradient)(*inputs).jaxpr) if e.primitive.name == "scan"]
+        inside = [e for loop in loops for e in all_equations(loop.params["jaxpr"].jaxpr)]
+        return sum(e.primitive.name == "dot_general" for e in inside)
+
+    assert products_in_loops("chunkwise") > 0
+    assert products_in_loops("batched") == 0
+
+
+def all_equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from all_equations(inner)

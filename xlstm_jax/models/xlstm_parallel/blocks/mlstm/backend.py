@@ -119,9 +119,9 @@ class mLSTMBackendNameAndKwargs(SubModelConfig):
     """An implementation by name, and its options.
 
     Ours: "auto" (the best that the device can run), "chunkwise" and "batched" (kwargs chunk_size, eps), "parallel"
-    (eps), "recurrent" (eps). The peer's: "parallel_stabilized" and "fwbw_stabilized" mean chunkwise, "triton_kernels"
-    what its kwarg backend_name says, "recurrent_triton" recurrent; their kwargs are accepted as far as they mean
-    something here.
+    (eps), "recurrent" (eps). The peer's: "parallel_stabilized" and "fwbw_stabilized" mean in chunks, as suits the
+    device, "triton_kernels" what its kwarg backend_name says, "recurrent_triton" recurrent; their kwargs are accepted
+    as far as they mean something here.
 
     Raises:
         ConfigError: for another name, an unknown kwarg, or a kwarg whose value cannot have an effect.
@@ -170,7 +170,7 @@ class mLSTMBackendNameAndKwargs(SubModelConfig):
             return BackendSettings("parallel", eps=eps)
         if self.name == "parallel_stabilized":
             # The same function in less memory and, in float32, with more exact gradients.
-            return BackendSettings("chunkwise", eps=eps)
+            return BackendSettings(eps=eps)
         if self.name in ("recurrent", "recurrent_triton"):
             return BackendSettings("recurrent", eps=eps)
         chunk = given.get("chunk_size", _DEFAULT_CHUNK.get(self.name))
@@ -178,12 +178,12 @@ class mLSTMBackendNameAndKwargs(SubModelConfig):
             return BackendSettings(self.name, chunk, eps=eps)
         if self.name == "fwbw_stabilized":
             # One chunk (chunk_size None) is the parallel form; this backend adds nothing to the normaliser.
-            return BackendSettings("parallel" if chunk is None else "chunkwise", chunk, eps=0.0)
+            return BackendSettings("parallel" if chunk is None else None, chunk, eps=0.0)
         kernel = given.get("backend_name", "chunkwise--triton_xl_chunk")
-        form = kernel.split("--")[0]
+        in_chunks = kernel.startswith("chunkwise")
         return BackendSettings(
-            form,
-            chunk if form == "chunkwise" else None,
+            None if in_chunks else "parallel",
+            chunk if in_chunks else None,
             "sigmoid" if "siging" in kernel else "exp",
             eps,
             given.get("autocast_dtype"),

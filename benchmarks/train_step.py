@@ -32,6 +32,7 @@ from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 from xlstm_jax.presets import get_preset
 from xlstm_jax.presets.quickstart import small_v1
 from xlstm_jax.training.config import Experiment, TrainingConfig, with_vocabulary
+from xlstm_jax.training.malloc import keep_freed_memory
 from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import TrainState, make_train_step
@@ -122,6 +123,7 @@ def main() -> int:
     parser.add_argument("--only", choices=list(experiments()), help="time this model alone")
     parser.add_argument("--out", help="write the result as JSON here")
     arguments = parser.parse_args()
+    keep_freed_memory()
     results, failed = [], False
     print(f"{'model':12}{'parameters':>12}{'ms/step':>10}{'tokens/s':>10}{'GFLOP/s':>10}{'peak':>8}{'share':>8}")
     for name, experiment in experiments().items():

@@ -9,6 +9,7 @@ decoding makes one token in each of 1 or 8 rows after a prompt of 200, the likel
 
 Before anything is timed the two must agree: the loss to 1e-5, and the tokens that they make (unless two logits tie).
 Theirs runs eagerly, as installed: in training the chunkwise form with the better of its own gradients, AdamW fused.
+Both share a process that keeps freed memory, as `xlstm train` does; without, theirs is slower too.
 Rounds alternate between the two; a ratio is the median over the rounds. Our share of the limit stands beside it: of the
 largest matrix product's FLOP/s in training; in decoding, of one read of weights and state (see decode.py).
 
@@ -41,6 +42,7 @@ from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama import LlamaConfig
 from xlstm_jax.presets.quickstart import small_v1
 from xlstm_jax.training.config import Experiment, TrainingConfig
+from xlstm_jax.training.malloc import keep_freed_memory
 from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import make_train_step
@@ -224,6 +226,7 @@ def main() -> int:
     parser.add_argument("--only", choices=list(configs()), help="time this model alone")
     parser.add_argument("--out", help="write the result as JSON here")
     arguments = parser.parse_args()
+    keep_freed_memory()
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         print(f"nothing to compare with: {' and '.join(missing)} not installed here")

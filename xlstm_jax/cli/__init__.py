@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from xlstm_jax.cli.interrupts import EXIT_INTERRUPT, Interrupts
+from xlstm_jax.training.malloc import keep_freed_memory
 
 VERBS = {
     "train": "train a model from a preset, or continue a run",
@@ -24,6 +25,8 @@ VERBS = {
 }
 """Verb and what it does; `xlstm_jax.cli.VERB` has its `main(argv) -> exit code`."""
 
+TRAINING_VERBS = ("train", "eval")
+
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 
 
@@ -34,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 for a failure, 2 for a wrong call or value, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and arguments[:1] and arguments[0] in TRAINING_VERBS:
+        # Holds for the whole process, so only where the process is ours; and before anything starts JAX.
+        keep_freed_memory()
     with Interrupts() as interrupts:
         try:
             try:

@@ -165,7 +165,8 @@ def test_a_fork_starts_from_a_checkpoint_with_another_config(run, tmp_path):
     copy = run.fork(new, Config(steps=9))
     assert copy.read_config(Config) == Config(steps=9)
     step, params, extra = copy.read_params()
-    assert (step, extra) == (2, {"s": 2})
+    assert (step, extra) == (2, {"s": 2, "config": {"name": "ü", "steps": 9, "inner": None}})
+    copy.check_config(step, extra)
     np.testing.assert_array_equal(params, [0, 2, 4])
     assert copy.metrics().read() == [{"step": 1}, {"step": 2}]
     with pytest.raises(RunExistsError, match="exists already"):

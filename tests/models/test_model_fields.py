@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import LAYER_TYPES, VOCAB, assert_close, assert_trees_close, backend, build, model_config, tokens_of
+from small_models import (
+    LAYER_TYPES,
+    ROUNDING,
+    VOCAB,
+    assert_close,
+    assert_trees_close,
+    backend,
+    build,
+    model_config,
+    tokens_of,
+)
 
 from xlstm_jax.models.configs import ParallelConfig
 from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks, unstack_blocks
@@ -126,7 +136,7 @@ def test_reset_fgate_value_says_how_far_the_forget_gate_closes():
 
     assert np.abs(logits(-25.0) - logits(0.0)).max() > 1e-3
     # Of what came before there is left e^-25 = 1e-11, less than a rounding.
-    assert_close(logits(-25.0), logits(-30.0), 4 * float(jnp.finfo("float32").eps))
+    assert_close(logits(-25.0), logits(-30.0), ROUNDING)
 
 
 def test_the_reset_value_is_not_soft_capped():
@@ -266,7 +276,7 @@ def test_tied_weights_have_no_head_of_their_own():
     model, params = build(config)
     features = model.apply({"params": params}, tokens_of(2, SEQ), method="features")
     expected = features @ params["token_embedding"]["embedding"].T
-    assert_close(model.apply({"params": params}, tokens_of(2, SEQ)), expected, 4 * float(jnp.finfo("float32").eps))
+    assert_close(model.apply({"params": params}, tokens_of(2, SEQ)), expected, ROUNDING)
 
 
 def test_the_gradient_of_tied_weights_is_that_of_both_uses():
@@ -283,7 +293,7 @@ def test_the_gradient_of_tied_weights_is_that_of_both_uses():
 def test_soft_cap_bounds_the_logits():
     model, params = build(one_block(logits_soft_cap=0.25))
     capped = apply(model, params)
-    np.testing.assert_allclose(capped, 0.25 * np.tanh(base_logits("mlstm_v1") / 0.25), rtol=1e-5, atol=1e-6)
+    assert_close(capped, 0.25 * np.tanh(base_logits("mlstm_v1") / 0.25), ROUNDING)
 
 
 def test_a_token_outside_the_vocabulary_shows_as_nan():

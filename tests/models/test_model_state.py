@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import LAYER_TYPES, VOCAB, assert_close, assert_trees_close, build, model_config, tokens_of
+from small_models import LAYER_TYPES, ROUNDING, VOCAB, assert_close, assert_trees_close, build, model_config, tokens_of
 
 SEQ = 13
 EXACT = {"reset_at_document_boundaries": True, "reset_mode": "exact"}
@@ -185,7 +185,7 @@ def test_features_and_head_compose_to_the_call():
     features = model.apply({"params": params}, tokens, method="features")
     assert features.shape == (2, SEQ, 16)
     logits = model.apply({"params": params}, features, method="head")
-    np.testing.assert_allclose(logits, run(tokens)[0], rtol=1e-5, atol=1e-5)
+    assert_close(logits, run(tokens)[0], ROUNDING)
 
 
 def test_wrong_arguments_are_named():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import assert_close, random_like
+from small_models import ROUNDING, assert_close, random_like
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlock, sLSTMBlockConfig
@@ -99,11 +99,11 @@ def test_initial_biases():
     ramp = np.arange(4) / 3
     for index, power in ((0, 0.3), (2, 0.95), (4, 1.6)):
         bias = cell_parameters(_block_idx=index, _num_blocks=5)["bias"]
-        np.testing.assert_allclose(bias[1], np.broadcast_to(5 - 12 * ramp**power, (3, 4)), rtol=1e-5)
+        assert_close(bias[1], np.broadcast_to(5 - 12 * ramp**power, (3, 4)), ROUNDING)
         assert not np.any(bias[jnp.array([0, 2, 3])])
     np.testing.assert_allclose(cell_parameters(dim=2, heads=2)["bias"][1], 5.0)  # one feature a head
     small = cell_parameters(bias_init="small_init")["bias"]
-    np.testing.assert_allclose(small[1], np.broadcast_to([3, 4, 5, 6], (3, 4)), rtol=1e-6)
+    assert_close(small[1], np.broadcast_to([3, 4, 5, 6], (3, 4)), ROUNDING)
     assert not np.any(small[jnp.array([0, 2, 3])])
     assert not np.any(cell_parameters(bias_init="zeros")["bias"])
     standard = cell_parameters(dim=192, bias_init="standard")["bias"]

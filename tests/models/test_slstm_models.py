@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import VOCAB, assert_close, assert_trees_close, build, model_config, tokens_of
+from small_models import ROUNDING, VOCAB, assert_close, assert_trees_close, build, model_config, tokens_of
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.models.configs import ParallelConfig
@@ -183,7 +183,7 @@ def test_a_scan_over_slstm_blocks_equals_the_blocks_in_turn():
     blocks, scanned_blocks = initial[0], unstack_blocks(initial[1])
     for i in range(3):
         bias, scanned_bias = (b[f"blocks_{i}"]["xlstm"]["cell"]["bias"] for b in (blocks, scanned_blocks))
-        np.testing.assert_allclose(scanned_bias, bias, rtol=1e-6)
+        assert_close(scanned_bias, bias, ROUNDING)
     assert not np.allclose(blocks["blocks_0"]["xlstm"]["cell"]["bias"], blocks["blocks_2"]["xlstm"]["cell"]["bias"])
 
 

@@ -141,7 +141,9 @@ def test_the_package_reads_what_is_written_for_it(name, layout):
     written = xlstm_package_from_params(params, model.config, layout)
     truth = tensors if layout == "vanilla" else to_cuda_layout(tensors, config.slstm_block.slstm.num_heads)
     assert written.keys() == truth.keys()
+    # Their norms keep weight - 1: two roundings of a number near 1; all else is only moved.
+    rounding = 2 * np.finfo(np.float32).eps
     for key, value in written.items():
-        np.testing.assert_allclose(value, truth[key], rtol=0, atol=1e-6 if "norm" in key else 0, err_msg=key)
+        np.testing.assert_allclose(value, truth[key], rtol=0, atol=rounding if "norm" in key else 0, err_msg=key)
     _, again = imported(config, written, recurrent_layout=layout)
     jax.tree.map(np.testing.assert_array_equal, again, params)

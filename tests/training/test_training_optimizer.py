@@ -38,7 +38,9 @@ def test_rate_starts_above_zero_never_passes_the_peak_and_keeps_its_floor(
         assert (np.diff(rates[:warmup]) > 0).all()
     assert (np.diff(rates[warmup:]) <= 1e-7).all()
     if schedule != "constant":
-        np.testing.assert_allclose(rates[max(steps, warmup + 2) :], 0.5 * floor, rtol=1e-5, atol=1e-7)
+        # A power of `floor` is off by some roundings, the cosine's 1 + cos(pi) by one of 1.
+        eps = np.finfo(np.float32).eps
+        np.testing.assert_allclose(rates[max(steps, warmup + 2) :], 0.5 * floor, rtol=8 * eps, atol=0.5 * eps)
         assert (rates[warmup:] >= 0.5 * floor - 1e-7).all()
     else:
         np.testing.assert_allclose(rates[warmup:], 0.5, rtol=1e-6)

@@ -26,6 +26,7 @@ VERBS = {
 """Verb and what it does; `xlstm_jax.cli.VERB` has its `main(argv) -> exit code`."""
 
 TRAINING_VERBS = ("train", "eval")
+"""Verbs that run the same compiled step many times."""
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 

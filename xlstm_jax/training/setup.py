@@ -41,7 +41,7 @@ MAY_CHANGE = (
 )
 """What a run may be continued with that it was not begun with: its length, its logging, its checkpoints, its paths."""
 
-FILLED_IN_LATER = (*MAY_CHANGE, "data.fingerprint")
+CONFIG_MAY_DIFFER = (*MAY_CHANGE, "data.fingerprint")
 """What config.json may say otherwise than the newest checkpoint: a copy learns its store's fingerprint when it is first
 trained, and a fingerprint is compared with the store's."""
 
@@ -106,7 +106,7 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
     _check_nothing_lost(run, checkpoints)
     if checkpoints.steps():
         step, saved, extra = checkpoints.restore(target._asdict())
-        run.check_config(step, extra, FILLED_IN_LATER)
+        run.check_config(step, extra, CONFIG_MAY_DIFFER)
         state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
         _announce_changes(run, say)
     else:
@@ -134,7 +134,7 @@ def fork_run(source: RunFolder, path: Path, experiment: Experiment, say: Say) ->
     if is_converted(source):
         return _begin_with_weights(source, path, experiment, optimizer, target)
     step, _, extra = source.checkpoints(read_only=True).restore(target._asdict())
-    source.check_config(step, extra, FILLED_IN_LATER)
+    source.check_config(step, extra, CONFIG_MAY_DIFFER)
     return source.fork(path, experiment)
 
 
@@ -153,7 +153,7 @@ def _begin_with_weights(
     if path.exists():
         raise RunExistsError(f"{path} exists already; choose another name for the copy")
     step, params, extra = source.read_params(None, target.params, any_float=True)
-    source.check_config(step, extra, FILLED_IN_LATER)
+    source.check_config(step, extra, CONFIG_MAY_DIFFER)
     params = jax.tree.map(lambda leaf, wanted: leaf.astype(wanted.dtype), params, target.params)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     with appearing_folder(path) as folder:

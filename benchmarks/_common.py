@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
-from xlstm_jax.runs.environment import present_environment
-from xlstm_jax.training.peak import matmul_peak
+from xlstm_jax.machine.environment import present_environment
+from xlstm_jax.machine.peak import matmul_peak
 
 __all__ = ["matmul_peak", "record", "time_in_turns", "write"]
 

@@ -29,10 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from xlstm_jax.data.loader import Loader
-from xlstm_jax.data.mixture import Mixture
-from xlstm_jax.data.store import Split, TokenArray, open_store
-from xlstm_jax.runs.environment import present_environment
+from xlstm_jax.data.store.loader import Loader
+from xlstm_jax.data.store.mixture import Mixture
+from xlstm_jax.data.store.store import Split, TokenArray, open_store
+from xlstm_jax.machine.environment import present_environment
 
 EOD = 0
 SHAPES = ((8, 256), (32, 512), (64, 2048), (256, 1024))

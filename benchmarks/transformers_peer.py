@@ -41,11 +41,11 @@ from xlstm_jax.hub.formats import to_huggingface
 from xlstm_jax.hub.tensor_map import tensors_from_params
 from xlstm_jax.inference.engine import Engine
 from xlstm_jax.inference.sampling import Sampling, draws
+from xlstm_jax.machine.malloc import keep_freed_memory
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama import LlamaConfig
 from xlstm_jax.presets.quickstart import small_v1
 from xlstm_jax.training.config import Experiment, TrainingConfig
-from xlstm_jax.training.malloc import keep_freed_memory
 from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import make_train_step

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from xlstm_jax.cli import main
-from xlstm_jax.data.store import open_store
+from xlstm_jax.data.store.store import open_store
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.heldout import HeldoutDocuments, bits_per_byte
-from xlstm_jax.data.store import Split
+from xlstm_jax.data.store.heldout import HeldoutDocuments, bits_per_byte
+from xlstm_jax.data.store.store import Split
 
 
 def split_of(lengths):

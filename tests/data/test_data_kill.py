@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from xlstm_jax.data.errors import MissingStoreError, PrepareError
-from xlstm_jax.data.prepare import prepare
-from xlstm_jax.data.store import open_store
+from xlstm_jax.data.prepare.request import prepare
+from xlstm_jax.data.store.store import open_store
 
 # Slowed down so that the kill comes in the middle; otherwise the command itself.
 PROGRAM = """
 import sys, time
-from xlstm_jax.data import work, workers
-from xlstm_jax.data.prepare import prepare
+from xlstm_jax.data.prepare import work, workers
+from xlstm_jax.data.prepare.request import prepare
 
 name, source, out, count = sys.argv[1:]
 def slowed(function):
@@ -120,6 +120,6 @@ def workers_of(out: Path) -> list[str]:
             line = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if "xlstm_jax.data.workers" in line and str(out) in line:
+        if "xlstm_jax.data.prepare.workers" in line and str(out) in line:
             found.append(line)
     return found

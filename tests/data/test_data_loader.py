@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.errors import DamagedStoreError
-from xlstm_jax.data.loader import Batch, Loader
-from xlstm_jax.data.mixture import Mixture
-from xlstm_jax.data.schedule import BatchSchedule
-from xlstm_jax.data.store import Split, TokenArray
-from xlstm_jax.data.tokenizer import ByteTokenizer
+from xlstm_jax.data.store.loader import Batch, Loader
+from xlstm_jax.data.store.mixture import Mixture
+from xlstm_jax.data.store.schedule import BatchSchedule
+from xlstm_jax.data.store.store import Split, TokenArray
+from xlstm_jax.data.tokenizers.base import ByteTokenizer
 
 EOD = 0
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlstm_jax.config import ConfigError, from_json, to_json
-from xlstm_jax.data.loader import Mixture
-from xlstm_jax.data.mixture import PARTS, rows_of_sources, shares
-from xlstm_jax.data.permutation import permute
-from xlstm_jax.data.schedule import BatchSchedule
-from xlstm_jax.data.store import Split
+from xlstm_jax.data.store.loader import Mixture
+from xlstm_jax.data.store.mixture import PARTS, rows_of_sources, shares
+from xlstm_jax.data.store.permutation import permute
+from xlstm_jax.data.store.schedule import BatchSchedule
+from xlstm_jax.data.store.store import Split
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**63), st.integers(0, 5))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from xlstm_jax.data.prefetch import Prefetcher
+from xlstm_jax.data.store.prefetch import Prefetcher
 
 
 def prefetch_threads():

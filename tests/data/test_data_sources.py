@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlstm_jax.data.errors import SourceError
-from xlstm_jax.data.sources import Reading, documents, list_files
+from xlstm_jax.data.prepare.sources import Reading, documents, list_files
 
 PLAIN = Reading()
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from xlstm_jax.data import byte_level
-from xlstm_jax.data.byte_level import EOD_TEXT, ByteLevelTokenizer, train_byte_level
 from xlstm_jax.data.errors import PrepareError, TokenizerError
-from xlstm_jax.data.tokenizer import ByteTokenizer, load_tokenizer
+from xlstm_jax.data.tokenizers import byte_level
+from xlstm_jax.data.tokenizers.base import ByteTokenizer, load_tokenizer
+from xlstm_jax.data.tokenizers.byte_level import EOD_TEXT, ByteLevelTokenizer, train_byte_level
 
 TEXT = [
     "def f(x):\n    return x + 1\n",

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from xlstm_jax.cli import main
-from xlstm_jax.evaluation.check import Report, all_cells, print_report, run_check
+from xlstm_jax.evaluation.kernels import Report, all_cells, print_report, run_check
 from xlstm_jax.kernels.mlstm import api as mlstm_api
 from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent
 from xlstm_jax.kernels.slstm import api as slstm_api
@@ -108,7 +108,7 @@ def test_the_command_ends_with_the_verdict(monkeypatch, capsys):
     assert "mLSTM: None picks chunkwise" in text
     assert "sLSTM: None picks fused" in text
 
-    monkeypatch.setattr("xlstm_jax.evaluation.check.cell.bounds", lambda *given: dict.fromkeys(BOUNDS, 1e-30))
+    monkeypatch.setattr("xlstm_jax.evaluation.kernels.cell.bounds", lambda *given: dict.fromkeys(BOUNDS, 1e-30))
     assert main(["check", *cells, *dtypes, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["passed"] is False

@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from xlstm_jax.data.store import Split
-from xlstm_jax.data.tokenizer import ByteTokenizer
-from xlstm_jax.evaluation.baselines import (
+from xlstm_jax.data.store.store import Split
+from xlstm_jax.data.tokenizers.base import ByteTokenizer
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
+from xlstm_jax.report.table import Comparison, print_comparison
+from xlstm_jax.scoring.baselines import (
     byte_counts,
     compressed_bits_per_byte,
     gzip_size,
     unigram_bits_per_byte,
     xz_size,
 )
-from xlstm_jax.evaluation.perplexity import HeldOut, Score, Scorer, first_documents, with_exact_resets
-from xlstm_jax.evaluation.table import Comparison, print_comparison
-from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
-from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
+from xlstm_jax.scoring.heldout import HeldOut, Score, Scorer, first_documents, with_exact_resets
 
 DOCUMENTS = [
     b"hello world, hello",

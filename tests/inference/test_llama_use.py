@@ -14,16 +14,16 @@ import xlstm_jax
 from xlstm_jax.cli import main
 from xlstm_jax.cli.options import apply_options
 from xlstm_jax.config import ConfigError, from_json, to_json
-from xlstm_jax.data.heldout import windows
-from xlstm_jax.data.store import Split
-from xlstm_jax.data.tokenizer import ByteTokenizer
-from xlstm_jax.evaluation.perplexity import HeldOut, Scorer, with_exact_resets
+from xlstm_jax.data.store.heldout import windows
+from xlstm_jax.data.store.store import Split
+from xlstm_jax.data.tokenizers.base import ByteTokenizer
 from xlstm_jax.inference.engine import SMALLEST_ROOM, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
-from xlstm_jax.inference.score import TextScorer
 from xlstm_jax.models.language_model import build_model
 from xlstm_jax.models.llama import LlamaConfig, LlamaLMModel
 from xlstm_jax.presets import get_preset
+from xlstm_jax.scoring.heldout import HeldOut, Scorer, with_exact_resets
+from xlstm_jax.scoring.text import TextScorer
 from xlstm_jax.training.config import Experiment
 
 EOD, CONTEXT = ByteTokenizer.eod_id, 12

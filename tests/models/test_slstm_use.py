@@ -9,10 +9,10 @@ import pytest
 from small_models import build, model_config
 from test_slstm_models import mixed_config, slstm_block
 
-from xlstm_jax.evaluation.perplexity import with_exact_resets
 from xlstm_jax.inference.engine import Engine
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.presets import get_preset
+from xlstm_jax.scoring.heldout import with_exact_resets
 
 END = 0
 

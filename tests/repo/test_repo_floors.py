@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "xlstm_jax"
 FLOORS = [
-    *("cli", "presets", "training", "evaluation", "inference", "hub", "runs", "data", "models", "distributed"),
-    "kernels",
+    *("cli", "presets", "evaluation", "cost", "training", "inference", "report", "scoring", "hub", "runs", "data"),
+    *("models", "distributed", "kernels", "machine"),
 ]
 """From the top to the bottom."""
 LEAVES = ["xlstm_jax.models.configs", "xlstm_jax.config"]

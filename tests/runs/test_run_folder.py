@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xlstm_jax.machine.environment import environment_changes, present_environment
 from xlstm_jax.runs.difference import difference, refuse_differences
-from xlstm_jax.runs.environment import environment_changes, present_environment
 from xlstm_jax.runs.errors import (
     ConfigChangedError,
     DamagedRunError,

@@ -10,10 +10,10 @@ import pytest
 
 from xlstm_jax.cli import main
 from xlstm_jax.config import ConfigError
+from xlstm_jax.evaluation.synthetic.recipes import MODELS, synthetic_model, synthetic_recipe
 from xlstm_jax.evaluation.synthetic.tasks import get_task
+from xlstm_jax.evaluation.synthetic.training import train_synthetic, training_rows
 from xlstm_jax.models.language_model import build_model
-from xlstm_jax.presets.synthetic import MODELS, synthetic_model, synthetic_recipe
-from xlstm_jax.training.synthetic import train_synthetic, training_rows
 
 
 def test_a_batch_asks_for_the_answer_alone_and_is_no_wider_than_training():

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from xlstm_jax.training.curve import draw_curve
+from xlstm_jax.machine.signals import StopRequest
+from xlstm_jax.report.curve import draw_curve
+from xlstm_jax.report.plot import MOST_POINTS, _smoothed, plot_loss
 from xlstm_jax.training.display import LiveDisplay, PlainDisplay, duration, make_display
-from xlstm_jax.training.plot import MOST_POINTS, _smoothed, plot_loss
-from xlstm_jax.training.signals import StopRequest
 
 
 def record(step: int, **more: float) -> dict:

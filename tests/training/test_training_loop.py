@@ -16,8 +16,7 @@ from training_helpers import tiny_experiment, with_fields, write_corpus
 
 import xlstm_jax.runs.space
 from xlstm_jax.data.errors import DamagedStoreError, MissingStoreError
-from xlstm_jax.data.prepare import prepare
-from xlstm_jax.evaluation.perplexity import HeldOut, Score
+from xlstm_jax.data.prepare.request import prepare
 from xlstm_jax.runs.errors import (
     ConfigChangedError,
     DiskFullError,
@@ -26,6 +25,7 @@ from xlstm_jax.runs.errors import (
     StateMismatchError,
 )
 from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.scoring.heldout import HeldOut, Score
 from xlstm_jax.training import loop
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.errors import NotFiniteError, WrongStoreError

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from xlstm_jax.training import malloc
-from xlstm_jax.training.malloc import keep_freed_memory
+from xlstm_jax.machine import malloc
+from xlstm_jax.machine.malloc import keep_freed_memory
 
 CALLS = 12
 # A program with at least one temporary array of 64 MB, which no fusion can do without: a product reads it as a whole.
 PROGRAM = f"""
 import resource, sys
-from xlstm_jax.training.malloc import keep_freed_memory
+from xlstm_jax.machine.malloc import keep_freed_memory
 print(keep_freed_memory())
 import jax, jax.numpy as jnp
 x = jnp.ones((4096, 256))

@@ -11,10 +11,10 @@ import jax
 import pytest
 
 from xlstm_jax.config import ConfigError
+from xlstm_jax.cost.memory import device_memory
+from xlstm_jax.cost.plan import plan, with_known_vocabulary
 from xlstm_jax.models.language_model import build_model
 from xlstm_jax.presets import get_preset, preset_names
-from xlstm_jax.training.memory import device_memory
-from xlstm_jax.training.plan import plan, with_known_vocabulary
 from xlstm_jax.training.setup import build, fresh_state
 
 
@@ -97,7 +97,7 @@ def test_seven_billion_parameters_are_planned_without_being_made(name: str) -> N
     code = f"""
 import json, resource
 from xlstm_jax.presets import get_preset
-from xlstm_jax.training.plan import plan
+from xlstm_jax.cost.plan import plan
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 found = plan(get_preset({name!r})).to_dict()

@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
     # After the parser, so that --help needs no JAX.
     from rich.console import Console
 
-    from xlstm_jax.evaluation.check import print_report, run_check
-    from xlstm_jax.evaluation.check.cells import CELLS
-    from xlstm_jax.evaluation.check.run import DTYPES
+    from xlstm_jax.evaluation.kernels import print_report, run_check
+    from xlstm_jax.evaluation.kernels.cells import CELLS
+    from xlstm_jax.evaluation.kernels.run import DTYPES
 
     cells = _known("--cell", arguments.cell, CELLS)
     dtypes = _known("--dtype", arguments.dtype, DTYPES)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt64
 
-    from xlstm_jax.data.store import Split, TokenStore
+    from xlstm_jax.data.store.store import Split, TokenStore
 
 HISTOGRAM_WIDTH = 40
 QUANTILES = {"min": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "max": 1.0}
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from xlstm_jax.data.prepare import DEFAULT_VALIDATION_FRACTION, prepare
+    from xlstm_jax.data.prepare.request import DEFAULT_VALIDATION_FRACTION, prepare
 
     fraction, separator = arguments.validation_fraction, arguments.separator
     store = prepare(
@@ -117,7 +117,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from xlstm_jax.data.store import open_store
+    from xlstm_jax.data.store.store import open_store
 
     store = open_store(Path(arguments.store))
     if arguments.verify:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from xlstm_jax.evaluation.synthetic.tasks import Task
-    from xlstm_jax.training.synthetic import Look, SyntheticConfig, SyntheticResult
+    from xlstm_jax.evaluation.synthetic.training import Look, SyntheticConfig, SyntheticResult
 
 RUNS = Path("runs")
 RESULT, PICTURE = "result.json", "accuracy.png"
@@ -96,7 +96,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out or RUNS / f"synthetic-{task.name}")
     out.mkdir(parents=True, exist_ok=True)
 
-    from xlstm_jax.training.synthetic import train_synthetic
+    from xlstm_jax.evaluation.synthetic.training import train_synthetic
 
     # A pipe has no width; a terminal knows its own.
     stream = sys.stderr if arguments.json else sys.stdout
@@ -118,7 +118,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
 
 def _trials(arguments: argparse.Namespace, task: Task) -> Iterator[_Trial]:
     """All that is to be trained; every value is checked before anything is."""
-    from xlstm_jax.presets.synthetic import MODELS, synthetic_model, synthetic_recipe
+    from xlstm_jax.evaluation.synthetic.recipes import MODELS, synthetic_model, synthetic_recipe
 
     names = [re.sub(r"^(xlstm)?\[?(\d:\d)\]?$", r"[\2]", name.strip().lower()) for name in arguments.models.split(",")]
     seeds = []
@@ -186,7 +186,7 @@ def _title(model: str) -> str:
 def _record(task: Task, trials: Sequence[_Trial]) -> dict[str, Any]:
     from xlstm_jax.config import to_json
     from xlstm_jax.evaluation.synthetic.published import SETTING, SOURCE, published
-    from xlstm_jax.runs.environment import present_environment
+    from xlstm_jax.machine.environment import present_environment
 
     results = []
     for trial in trials:
@@ -215,8 +215,8 @@ def _record(task: Task, trials: Sequence[_Trial]) -> dict[str, Any]:
 
 
 def _write(out: Path, record: dict[str, Any], task: Task, trials: Sequence[_Trial]) -> None:
+    from xlstm_jax.report.plot import plot_accuracy
     from xlstm_jax.runs.files import write_atomic
-    from xlstm_jax.training.plot import plot_accuracy
 
     write_atomic(out / RESULT, json.dumps(record, indent=2) + "\n")
     curves: dict[str, list[tuple[float, float]]] = {}

@@ -12,13 +12,13 @@ from xlstm_jax.data.errors import (
     TokenizerError,
     TruncatedStoreError,
 )
-from xlstm_jax.data.heldout import HeldoutBatch, HeldoutDocuments, bits_per_byte
-from xlstm_jax.data.loader import Batch, Loader
-from xlstm_jax.data.mixture import Mixture
-from xlstm_jax.data.prefetch import Prefetcher
-from xlstm_jax.data.schedule import BatchSchedule
-from xlstm_jax.data.store import Split, TokenStore, open_store
-from xlstm_jax.data.tokenizer import Tokenizer, load_tokenizer
+from xlstm_jax.data.store.heldout import HeldoutBatch, HeldoutDocuments, bits_per_byte
+from xlstm_jax.data.store.loader import Batch, Loader
+from xlstm_jax.data.store.mixture import Mixture
+from xlstm_jax.data.store.prefetch import Prefetcher
+from xlstm_jax.data.store.schedule import BatchSchedule
+from xlstm_jax.data.store.store import Split, TokenStore, open_store
+from xlstm_jax.data.tokenizers.base import Tokenizer, load_tokenizer
 
 __all__ = [
     "Batch",

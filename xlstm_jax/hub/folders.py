@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.byte_level import ByteLevelTokenizer, byte_vocabulary_json
 from xlstm_jax.data.errors import TokenizerError
-from xlstm_jax.data.tokenizer import TOKENIZER_FILE, ByteTokenizer, Tokenizer, load_tokenizer
+from xlstm_jax.data.tokenizers.base import TOKENIZER_FILE, ByteTokenizer, Tokenizer, load_tokenizer
+from xlstm_jax.data.tokenizers.byte_level import ByteLevelTokenizer, byte_vocabulary_json
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.formats import Format, ReadOptions, Weights, detect, to_huggingface
 from xlstm_jax.hub.safetensors_files import (

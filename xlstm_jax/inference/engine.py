@@ -19,10 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from xlstm_jax.inference.sampling import Draw, choose
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
+from xlstm_jax.scoring.pieces import pieces, power_of_two
 
-PIECE = 256
-"""Tokens of a prompt that are read at once, at most."""
-SHORTEST_PIECE = 16
 SMALLEST_ROOM = 64
 """Tokens a row that a state has room for at least, where it has to be made as large as the text will be."""
 MAX_STEPS = 32
@@ -70,9 +68,9 @@ class Engine:
                 that they were trained at is seldom good.
 
         Returns:
-            the carry of `rows(len(prompts))` rows; those beyond the prompts are empty.
+            the carry of `power_of_two(len(prompts))` rows; those beyond the prompts are empty.
         """
-        batch = rows(len(prompts))
+        batch = power_of_two(len(prompts))
         lengths = np.array([len(prompt) + 1 for prompt in prompts] + [0] * (batch - len(prompts)))
         tokens = np.full((batch, int(lengths.max(initial=0))), self.opening_id, np.int32)
         for row, prompt in enumerate(prompts):
@@ -123,21 +121,9 @@ class Engine:
         return sum(program._cache_size() for program in programs)
 
 
-def rows(count: int) -> int:
-    """Rows that are computed for so many prompts."""
-    return 1 << max(count - 1, 0).bit_length()
-
-
-def pieces(length: int) -> list[int]:
-    """The sizes of the pieces that a prompt of so many tokens is read in; the last one may be padded."""
-    whole, rest = divmod(length, PIECE)
-    last = [max(SHORTEST_PIECE, rows(rest))] if rest else []
-    return [PIECE] * whole + last
-
-
 def room(tokens: int) -> int:
     """Tokens that a growing state is made for, to hold so many."""
-    return max(SMALLEST_ROOM, rows(tokens))
+    return max(SMALLEST_ROOM, power_of_two(tokens))
 
 
 def _start(model: LanguageModel, batch: int, max_length: int | None) -> Carry:

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.config import ConfigError, from_json
-from xlstm_jax.data.tokenizer import Tokenizer, as_bytes, load_tokenizer
+from xlstm_jax.data.tokenizers.base import Tokenizer, as_bytes, load_tokenizer
 from xlstm_jax.hub.folders import Kept
 from xlstm_jax.inference.generate import Generator, Prompt
 from xlstm_jax.inference.sampling import Sampling
-from xlstm_jax.inference.score import TextScore, TextScorer
 from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.scoring.text import TextScore, TextScorer
 
 NOT_THE_MODEL = ("data", "optimizer", "training")
 """Parts of a run's config that say nothing about what its model computes."""

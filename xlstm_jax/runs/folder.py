@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from xlstm_jax.config import ConfigError, dumps, from_json, to_json
+from xlstm_jax.machine.environment import environment_changes, present_environment
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.difference import refuse_another_config
-from xlstm_jax.runs.environment import environment_changes, present_environment
 from xlstm_jax.runs.errors import DamagedRunError, RunExistsError, RunNotFoundError
 from xlstm_jax.runs.files import copy_folder, write_atomic
 from xlstm_jax.runs.lock import RunLock

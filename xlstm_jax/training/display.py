@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from xlstm_jax.training.curve import draw_curve
+from xlstm_jax.report.curve import draw_curve
 
 REFRESH_SECONDS = 0.25
 RECENT_STEPS = 50

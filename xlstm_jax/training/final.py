@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import track
 
-from xlstm_jax.data.heldout import HeldoutBatch
-from xlstm_jax.evaluation.perplexity import HeldOut
-from xlstm_jax.evaluation.table import Comparison, compare
+from xlstm_jax.data.store.heldout import HeldoutBatch
+from xlstm_jax.report.table import Comparison, compare
 from xlstm_jax.runs.files import write_atomic
 from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.setup import Setup
 
 REPORT_NAME = "report.json"

@@ -14,19 +14,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from xlstm_jax.data.loader import Batch, Loader
-from xlstm_jax.data.prefetch import Prefetcher
-from xlstm_jax.evaluation.perplexity import HeldOut
+from xlstm_jax.data.store.loader import Batch, Loader
+from xlstm_jax.data.store.prefetch import Prefetcher
+from xlstm_jax.machine.peak import matmul_peak
+from xlstm_jax.machine.signals import StopRequest
+from xlstm_jax.report.plot import plot_loss
 from xlstm_jax.runs.folder import RunFolder, with_config
+from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.display import Display, make_display
 from xlstm_jax.training.errors import NotFiniteError
 from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.optimizer import learning_rate
-from xlstm_jax.training.peak import matmul_peak
-from xlstm_jax.training.plot import plot_loss
 from xlstm_jax.training.setup import Setup, prepare_run
-from xlstm_jax.training.signals import StopRequest
 from xlstm_jax.training.step import StepMetrics, make_train_step
 
 

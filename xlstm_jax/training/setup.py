@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xlstm_jax.data.prepare import prepare
-from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
-from xlstm_jax.data.tokenizer import load_tokenizer
-from xlstm_jax.evaluation.perplexity import Scorer
+from xlstm_jax.data.prepare.request import prepare
+from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
+from xlstm_jax.data.tokenizers.base import load_tokenizer
 from xlstm_jax.hub.safetensors_files import appearing_folder
 from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
@@ -24,6 +23,7 @@ from xlstm_jax.runs.difference import refuse_differences
 from xlstm_jax.runs.errors import DamagedCheckpointError, DamagedRunError, NoCheckpointError, RunExistsError
 from xlstm_jax.runs.folder import RunFolder, with_config
 from xlstm_jax.runs.space import bytes_in_words
+from xlstm_jax.scoring.heldout import Scorer
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
 from xlstm_jax.training.optimizer import make_optimizer

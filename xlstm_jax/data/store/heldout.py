@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.store import Split
+from xlstm_jax.data.store.store import Split
 
 
 class HeldoutBatch(NamedTuple):

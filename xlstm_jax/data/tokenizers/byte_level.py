@@ -21,7 +21,7 @@ from jaxtyping import Int32
 from xlstm_jax.config import near_miss
 from xlstm_jax.data.errors import PrepareError, TokenizerError, reason
 from xlstm_jax.data.files import atomic_write, write_json
-from xlstm_jax.data.tokenizer import INFO_FILE, TOKENIZER_FILE, Tokenizer, as_bytes
+from xlstm_jax.data.tokenizers.base import INFO_FILE, TOKENIZER_FILE, Tokenizer, as_bytes
 
 EOD_TEXT = "<|endoftext|>"
 # What published tokenizers call the token that ends a document.

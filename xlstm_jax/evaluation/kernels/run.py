@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import jax
 
-from xlstm_jax.evaluation.check.cell import Case, Cell, Truth, judge, make_problem, run_form, run_truth
-from xlstm_jax.evaluation.check.cells import all_cells
-from xlstm_jax.evaluation.check.report import Finding, Pick, Report
+from xlstm_jax.evaluation.kernels.cell import Case, Cell, Truth, judge, make_problem, run_form, run_truth
+from xlstm_jax.evaluation.kernels.cells import all_cells
+from xlstm_jax.evaluation.kernels.report import Finding, Pick, Report
 from xlstm_jax.kernels import mlstm, slstm
 
 DTYPES = ("float32", "bfloat16", "float64")

@@ -20,16 +20,23 @@ from typing import Any
 import numpy as np
 
 from xlstm_jax.config import to_json
-from xlstm_jax.data import work
 from xlstm_jax.data.errors import PrepareError, SourceError
 from xlstm_jax.data.files import check_space, remove_temporaries, write_array, write_json
-from xlstm_jax.data.layout import HASH_RANGE, content_digest, place_documents, split_entry, split_threshold, write_index
-from xlstm_jax.data.plan import PLAN_FILE, Plan, Settings, differences, make_plan
-from xlstm_jax.data.progress import Progress
-from xlstm_jax.data.sources import Format, Reading, list_files
-from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, WORK_FOLDER, TokenStore, open_store, read_index
-from xlstm_jax.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
-from xlstm_jax.data.workers import WorkerPool
+from xlstm_jax.data.prepare import work
+from xlstm_jax.data.prepare.order import (
+    HASH_RANGE,
+    content_digest,
+    place_documents,
+    split_entry,
+    split_threshold,
+    write_index,
+)
+from xlstm_jax.data.prepare.plan import PLAN_FILE, Plan, Settings, differences, make_plan
+from xlstm_jax.data.prepare.sources import Format, Reading, list_files
+from xlstm_jax.data.prepare.workers import WorkerPool
+from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, WORK_FOLDER, TokenStore, open_store, read_index
+from xlstm_jax.data.tokenizers.base import ByteTokenizer, Tokenizer, load_tokenizer
+from xlstm_jax.machine.progress import Progress
 
 DEFAULT_VOCAB_SIZE = 8192
 DEFAULT_VALIDATION_FRACTION = 0.02
@@ -118,7 +125,7 @@ def prepare(
 
 def _given_tokenizer(tokenizer: str | Path, vocab_size: int | None, eod: str | None, drop: bool) -> Tokenizer | None:
     if str(tokenizer) == "bpe":
-        from xlstm_jax.data.byte_level import check_vocab_size
+        from xlstm_jax.data.tokenizers.byte_level import check_vocab_size
 
         check_vocab_size(DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size)
         return None

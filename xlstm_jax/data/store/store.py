@@ -28,7 +28,7 @@ from xlstm_jax.data.errors import (
     reason,
 )
 from xlstm_jax.data.files import sha256_of
-from xlstm_jax.data.tokenizer import Tokenizer, load_tokenizer
+from xlstm_jax.data.tokenizers.base import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"

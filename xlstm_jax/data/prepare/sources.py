@@ -21,7 +21,7 @@ from typing import IO, Literal
 
 from xlstm_jax.config import near_miss
 from xlstm_jax.data.errors import SourceError, reason
-from xlstm_jax.data.tokenizer import as_bytes
+from xlstm_jax.data.tokenizers.base import as_bytes
 
 Format = Literal["auto", "text", "jsonl"]
 

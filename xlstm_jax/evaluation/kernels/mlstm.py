@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.evaluation.check.cell import Arrays, Case, Cell, Form, Problem, time_first
+from xlstm_jax.evaluation.kernels.cell import Arrays, Case, Cell, Form, Problem, time_first
 from xlstm_jax.kernels.mlstm import MLSTMState, implementations, mlstm, mlstm_step
 from xlstm_jax.kernels.mlstm.api import Gate
 from xlstm_jax.kernels.mlstm.parallel import parallel_weights

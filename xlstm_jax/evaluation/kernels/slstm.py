@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.evaluation.check.cell import Arrays, Case, Cell, Form, Problem, time_first
+from xlstm_jax.evaluation.kernels.cell import Arrays, Case, Cell, Form, Problem, time_first
 from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, slstm, slstm_step
 from xlstm_jax.kernels.slstm.recurrent import Options, slstm_recurrent
 

@@ -19,10 +19,10 @@ from jaxtyping import Bool, Int32, Int64
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.errors import DamagedStoreError
-from xlstm_jax.data.mixture import Mixture, rows_of_sources, shares
-from xlstm_jax.data.permutation import permute
-from xlstm_jax.data.schedule import BatchSchedule
-from xlstm_jax.data.store import Split
+from xlstm_jax.data.store.mixture import Mixture, rows_of_sources, shares
+from xlstm_jax.data.store.permutation import permute
+from xlstm_jax.data.store.schedule import BatchSchedule
+from xlstm_jax.data.store.store import Split
 
 
 class Batch(NamedTuple):

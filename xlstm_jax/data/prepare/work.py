@@ -17,8 +17,8 @@ import numpy as np
 
 from xlstm_jax.data.errors import SourceError, TokenizerError
 from xlstm_jax.data.files import atomic_write, sha256_of, write_array, write_json
-from xlstm_jax.data.plan import Plan
-from xlstm_jax.data.tokenizer import Tokenizer, load_tokenizer
+from xlstm_jax.data.prepare.plan import Plan
+from xlstm_jax.data.tokenizers.base import Tokenizer, load_tokenizer
 
 # Of a document: what orders it, what decides its split, its raw bytes, its tokens (0 until encoded).
 DOCUMENT = np.dtype([("order", "<u8"), ("split", "<u8"), ("bytes", "<u8"), ("tokens", "<u8")])
@@ -63,7 +63,7 @@ class Worker:
 
     def train(self, threshold: int, limit: int, advance: Callable[[int], None]) -> None:
         """Train a byte-level BPE on the documents from split hash `threshold` on and below order hash `limit`."""
-        from xlstm_jax.data.byte_level import train_byte_level
+        from xlstm_jax.data.tokenizers.byte_level import train_byte_level
 
         assert self.plan.settings.vocab_size is not None
         documents = self._training_documents(threshold, limit, advance)

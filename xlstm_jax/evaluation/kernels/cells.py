@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from xlstm_jax.evaluation.check.cell import Cell
-from xlstm_jax.evaluation.check.cross_entropy import cross_entropy_cell
-from xlstm_jax.evaluation.check.mlstm import mlstm_cell
-from xlstm_jax.evaluation.check.slstm import slstm_cell
+from xlstm_jax.evaluation.kernels.cell import Cell
+from xlstm_jax.evaluation.kernels.cross_entropy import cross_entropy_cell
+from xlstm_jax.evaluation.kernels.mlstm import mlstm_cell
+from xlstm_jax.evaluation.kernels.slstm import slstm_cell
 
 _MAKERS: dict[str, Callable[[], Cell]] = {
     "mlstm": partial(mlstm_cell, "exp", True),

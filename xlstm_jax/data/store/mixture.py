@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.store import Split
+from xlstm_jax.data.store.store import Split
 
 # Shares are exact multiples of this part, so that the counts are whole-number arithmetic: g * PARTS stays in int64
 # for the first 4e12 rows.

@@ -118,7 +118,7 @@ def load_tokenizer(path: str | Path, *, eod: str | None = None, drop_normalizer:
     if not file.is_file():
         found = f"folder {path} holds no {TOKENIZER_FILE}" if path.is_dir() else f"there is no tokenizer at {path}"
         raise TokenizerError(f"{found}; give 'bytes', 'bpe' or the path of a tokenizer.json")
-    from xlstm_jax.data.byte_level import ByteLevelTokenizer
+    from xlstm_jax.data.tokenizers.byte_level import ByteLevelTokenizer
 
     return ByteLevelTokenizer.from_file(file, eod=eod, drop_normalizer=drop_normalizer)
 
@@ -133,7 +133,7 @@ def _load_saved(folder: Path) -> Tokenizer:
     if kind == ByteTokenizer.kind:
         tokenizer: Tokenizer = ByteTokenizer()
     elif kind == "bpe":
-        from xlstm_jax.data.byte_level import ByteLevelTokenizer
+        from xlstm_jax.data.tokenizers.byte_level import ByteLevelTokenizer
 
         tokenizer = ByteLevelTokenizer.from_file(
             folder / TOKENIZER_FILE, eod=info.get("eod"), drop_normalizer=bool(info.get("drop_normalizer"))

@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 
-from xlstm_jax.data.store import INDEX_FILE, open_store
-from xlstm_jax.data.tokenizer import load_tokenizer
+from xlstm_jax.cost.memory import DeviceMemory, device_memory
+from xlstm_jax.data.store.store import INDEX_FILE, open_store
+from xlstm_jax.data.tokenizers.base import load_tokenizer
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import SLSTM
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 from xlstm_jax.training.config import Experiment, with_vocabulary
-from xlstm_jax.training.memory import DeviceMemory, device_memory
 from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import TrainState, make_train_step

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from xlstm_jax.data import errors
-from xlstm_jax.data.work import Worker
+from xlstm_jax.data.prepare.work import Worker
 
 Work = dict[str, Any]
 
@@ -116,7 +116,7 @@ def _start(folder: Path) -> subprocess.Popen:
     # The child must find the same packages, also where the caller changed sys.path.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return subprocess.Popen(
-        [sys.executable, "-c", "from xlstm_jax.data.workers import serve; serve()", str(folder)],
+        [sys.executable, "-c", "from xlstm_jax.data.prepare.workers import serve; serve()", str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.evaluation.check.cell import Arrays, Case, Cell, Problem
+from xlstm_jax.evaluation.kernels.cell import Arrays, Case, Cell, Problem
 from xlstm_jax.kernels.cross_entropy import cross_entropy, plain_cross_entropy
 
 BATCH, LENGTH, DIM, VOCAB, CHUNK = 2, 23, 16, 50, 16

@@ -6,6 +6,7 @@ from typing import Any
 
 from xlstm_jax.config import ConfigError, near_miss
 from xlstm_jax.evaluation.synthetic.tasks import Task, get_task
+from xlstm_jax.evaluation.synthetic.training import SyntheticConfig
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama import LlamaConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
@@ -14,7 +15,6 @@ from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
-from xlstm_jax.training.synthetic import SyntheticConfig
 
 SLSTM_PLACES = {"[0:1]": [0, 1], "[1:0]": [], "[1:1]": [1]}
 """xLSTM[a:b] has a mLSTM blocks to b sLSTM blocks; where the latter stand among the two."""

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.data.heldout import HeldoutBatch, HeldoutDocuments, HeldoutWindows
-from xlstm_jax.data.store import Split
+from xlstm_jax.data.store.heldout import HeldoutBatch, HeldoutDocuments, HeldoutWindows
+from xlstm_jax.data.store.store import Split
 from xlstm_jax.kernels.cross_entropy import cross_entropy
 from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.models.llama.config import LlamaConfig

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
-from xlstm_jax.data.heldout import windows
-from xlstm_jax.inference.engine import SHORTEST_PIECE, pieces, rows
+from xlstm_jax.data.store.heldout import windows
 from xlstm_jax.kernels.cross_entropy import cross_entropy
 from xlstm_jax.models.language_model import LanguageModel
+from xlstm_jax.scoring.pieces import SHORTEST_PIECE, pieces, power_of_two
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TextScorer:
         total = 0.0
         for window in windows(targets, context if context > 0 else targets):
             length = window.end - window.start
-            size = max(SHORTEST_PIECE, rows(length))
+            size = max(SHORTEST_PIECE, power_of_two(length))
             tokens = np.zeros((1, size + 1), np.int32)
             tokens[0, : length + 1] = document[window.start : window.end + 1]
             column = np.arange(size)[None]

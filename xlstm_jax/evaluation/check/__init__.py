@@ -1,8 +1,0 @@
-"""The kernels judged on the device at hand: every implementation of every cell against float64."""
-
-from xlstm_jax.evaluation.check.cell import Case, Cell
-from xlstm_jax.evaluation.check.cells import all_cells
-from xlstm_jax.evaluation.check.report import Finding, Pick, Report, print_report
-from xlstm_jax.evaluation.check.run import CheckError, run_check
-
-__all__ = ["Case", "Cell", "CheckError", "Finding", "Pick", "Report", "all_cells", "print_report", "run_check"]

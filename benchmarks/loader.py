@@ -29,9 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from xlstm_jax.data.store.loader import Loader
-from xlstm_jax.data.store.mixture import Mixture
-from xlstm_jax.data.store.store import Split, TokenArray, open_store
+from xlstm_jax.data.store import Loader, Mixture, Split, TokenArray, open_store
 from xlstm_jax.machine.environment import present_environment
 
 EOD = 0
@@ -86,7 +84,7 @@ def reads_every_target_once() -> bool:
     """The check before the timing: an epoch of numbered tokens, read at a length that does not divide them."""
     numbers = np.arange(1, 5000)
     split = Split.from_documents(np.split(numbers, [10, 700, 701, 4000]), eod_id=EOD)
-    loader = Loader(split, seq_len=37, schedule=13)
+    loader = Loader(split, seq_len=37, batch_size=13)
     batches = [loader(step) for step in range(-(-loader.rows_per_epoch // 13))]
     targets, masks = (
         np.concatenate([getattr(batch, name) for batch in batches])[: loader.rows_per_epoch]
@@ -100,8 +98,8 @@ def measure(split: Split, batch: int, seq: int, rounds: int, seconds: float) -> 
     mixture = Mixture([split, split], [3, 1])
     readers: dict[str, Callable[[int], Any]] = {
         "plain": plain_reader(split, batch, seq),
-        "loader": Loader(split, seq_len=seq, schedule=batch),
-        "mixture": Loader(mixture, seq_len=seq, schedule=batch),
+        "loader": Loader(split, seq_len=seq, batch_size=batch),
+        "mixture": Loader(mixture, seq_len=seq, batch_size=batch),
     }
     rates: dict[str, list[float]] = {name: [] for name in readers}
     step = 0

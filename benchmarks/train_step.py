@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from xlstm_jax.data.store import Batch
 from xlstm_jax.kernels.cross_entropy import plain_cross_entropy
 from xlstm_jax.machine.malloc import keep_freed_memory
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
@@ -33,7 +34,6 @@ from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 from xlstm_jax.presets import get_preset
 from xlstm_jax.presets.quickstart import small_v1
 from xlstm_jax.training.config import Experiment, TrainingConfig, with_vocabulary
-from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import TrainState, make_train_step
 
@@ -50,16 +50,16 @@ def experiments() -> dict[str, Experiment]:
     return {"10m": ten, "quickstart": with_vocabulary(quickstart, quickstart.data.vocab_size)}
 
 
-def random_rows(experiment: Experiment) -> Rows:
+def random_rows(experiment: Experiment) -> Batch:
     rng = np.random.default_rng(0)
     shape = experiment.training.batch_size, experiment.seq_len + 1
     tokens = rng.integers(experiment.model.vocab_size, size=shape).astype(np.int32)
     borders = rng.random((shape[0], shape[1] - 1)) < 1 / 200
     borders[:, 0] = True
-    return Rows(*map(jnp.asarray, (tokens[:, :-1], tokens[:, 1:], borders, np.ones_like(borders))))
+    return Batch(*map(jnp.asarray, (tokens[:, :-1], tokens[:, 1:], borders, np.ones_like(borders))))
 
 
-def plain_step(experiment: Experiment, state: TrainState, rows: Rows) -> tuple[float, float]:
+def plain_step(experiment: Experiment, state: TrainState, rows: Batch) -> tuple[float, float]:
     """(loss, gradient norm) of the same parameters by other code."""
     block = experiment.model.mlstm_block
     assert block is not None

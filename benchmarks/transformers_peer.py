@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from decode import bytes_per_step, read_speed
 
+from xlstm_jax.data.store import Batch
 from xlstm_jax.hub.formats import to_huggingface
 from xlstm_jax.hub.tensor_map import tensors_from_params
 from xlstm_jax.inference.engine import Engine
@@ -46,7 +47,6 @@ from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama import LlamaConfig
 from xlstm_jax.presets.quickstart import small_v1
 from xlstm_jax.training.config import Experiment, TrainingConfig
-from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import make_train_step
 
@@ -130,7 +130,7 @@ def training(name: str, config: LanguageModelConfig, *, rounds: int, tuned: bool
     peer = their_model(config, state.params, tuned)
     adamw = torch.optim.AdamW(peer.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     tokens = np.random.default_rng(0).integers(VOCAB, size=(BATCH, SEQ + 1)).astype(np.int32)
-    rows = Rows(
+    rows = Batch(
         *map(jnp.asarray, (tokens[:, :-1], tokens[:, 1:], np.arange(SEQ) == np.zeros((BATCH, 1)))),
         jnp.ones((BATCH, SEQ), bool),
     )

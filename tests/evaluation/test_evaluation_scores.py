@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from xlstm_jax.data.store.store import Split
-from xlstm_jax.data.tokenizers.base import ByteTokenizer
+from xlstm_jax.data.store import Split
+from xlstm_jax.data.tokenizers import ByteTokenizer
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig

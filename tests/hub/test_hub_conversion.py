@@ -19,8 +19,7 @@ from huggingface_folders import GOLDEN, bits, expressible, with_cell
 import xlstm_jax
 from xlstm_jax.cli import main
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.tokenizers.base import ByteTokenizer, load_tokenizer
-from xlstm_jax.data.tokenizers.byte_level import train_byte_level
+from xlstm_jax.data.tokenizers import ByteTokenizer, load_tokenizer, train_byte_level
 from xlstm_jax.hub.folders import Kept, parse_size, read_tokenizer, write_huggingface
 from xlstm_jax.hub.formats import Weights, detect
 from xlstm_jax.hub.safetensors_files import open_tensors

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.config import to_json
-from xlstm_jax.data.tokenizers.base import ByteTokenizer
+from xlstm_jax.data.tokenizers import ByteTokenizer
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig

@@ -8,7 +8,7 @@ import pytest
 from inference_helpers import model_config, random_params
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.tokenizers.base import ByteTokenizer
+from xlstm_jax.data.tokenizers import ByteTokenizer
 from xlstm_jax.inference.engine import MAX_STEPS, PIECE, Engine, pieces, rows
 from xlstm_jax.inference.generate import Generator, generate_text
 from xlstm_jax.inference.run import Run

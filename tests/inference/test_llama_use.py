@@ -14,9 +14,8 @@ import xlstm_jax
 from xlstm_jax.cli import main
 from xlstm_jax.cli.options import apply_options
 from xlstm_jax.config import ConfigError, from_json, to_json
-from xlstm_jax.data.store.heldout import windows
-from xlstm_jax.data.store.store import Split
-from xlstm_jax.data.tokenizers.base import ByteTokenizer
+from xlstm_jax.data.store import Split, windows
+from xlstm_jax.data.tokenizers import ByteTokenizer
 from xlstm_jax.inference.engine import SMALLEST_ROOM, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.models.language_model import build_model

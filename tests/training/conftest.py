@@ -9,7 +9,7 @@ import jax
 import pytest
 from training_helpers import tiny_experiment, write_corpus
 
-from xlstm_jax.data.prepare.request import prepare
+from xlstm_jax.data.prepare import prepare
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ from training_helpers import tiny_experiment, with_fields, write_corpus
 
 import xlstm_jax.runs.space
 from xlstm_jax.data.errors import DamagedStoreError, MissingStoreError
-from xlstm_jax.data.prepare.request import prepare
+from xlstm_jax.data.prepare import prepare
 from xlstm_jax.runs.errors import (
     ConfigChangedError,
     DiskFullError,

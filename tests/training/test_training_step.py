@@ -12,9 +12,10 @@ import optax
 import pytest
 from training_helpers import tiny_experiment, with_fields
 
+from xlstm_jax.data.store import Batch
 from xlstm_jax.kernels.cross_entropy import plain_cross_entropy
 from xlstm_jax.training.config import Experiment, with_vocabulary
-from xlstm_jax.training.objective import Rows, loss_sum
+from xlstm_jax.training.objective import loss_sum
 from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import StepMetrics, TrainState, make_train_step
 
@@ -27,7 +28,7 @@ def make(experiment: Experiment | None = None) -> tuple[Experiment, Any, optax.G
     return experiment, model, optimizer, jax.jit(lambda: fresh_state(model, optimizer, experiment))()
 
 
-def make_rows(seed: int = 0, masked: float = 0.3) -> Rows:
+def make_rows(seed: int = 0, masked: float = 0.3) -> Batch:
     rng = np.random.default_rng(seed)
     tokens = rng.integers(VOCAB, size=(BATCH, SEQ + 1)).astype(np.int32)
     borders = np.zeros((BATCH, SEQ), bool)
@@ -35,7 +36,7 @@ def make_rows(seed: int = 0, masked: float = 0.3) -> Rows:
     borders[1, 5] = True
     # Rows of very different counts: a mean of means would show.
     mask = rng.random((BATCH, SEQ)) > np.array([0.0, masked, masked, 0.9])[:, None]
-    return Rows(tokens[:, :-1], tokens[:, 1:], borders, mask)  # type: ignore[arg-type]
+    return Batch(tokens[:, :-1], tokens[:, 1:], borders, mask)  # type: ignore[arg-type]
 
 
 def as_float64(experiment: Experiment) -> Experiment:

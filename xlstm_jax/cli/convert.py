@@ -65,7 +65,7 @@ def _give_memory_back_at_once() -> None:
 
 def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     from xlstm_jax.data.errors import TokenizerError
-    from xlstm_jax.data.tokenizers.base import Tokenizer, load_tokenizer
+    from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
     from xlstm_jax.hub.folders import TOKENIZER_FILE, Kept, carried_files, open_source, opening_token, read_tokenizer
     from xlstm_jax.hub.formats import ReadOptions
     from xlstm_jax.training.converted import write_run
@@ -101,7 +101,7 @@ def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
 
 
 def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> None:
-    from xlstm_jax.data.tokenizers.base import load_tokenizer
+    from xlstm_jax.data.tokenizers import load_tokenizer
     from xlstm_jax.hub.folders import Kept, parse_size, write_huggingface
     from xlstm_jax.hub.formats import to_huggingface
     from xlstm_jax.inference.run import model_config, read_params

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt64
 
-    from xlstm_jax.data.store.store import Split, TokenStore
+    from xlstm_jax.data.store import Split, TokenStore
 
 HISTOGRAM_WIDTH = 40
 QUANTILES = {"min": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "max": 1.0}
@@ -25,9 +27,8 @@ examples:
   xlstm data prepare books/ 'more/**/*.txt.gz' --out stores/books
   xlstm data prepare wiki.jsonl.gz --text-field body --tokenizer path/to/tokenizer.json --out stores/wiki
 
-A source is a text file, a JSON-lines file (.jsonl, .ndjson), both also gzipped, a folder, a glob pattern, or the word
-`stdlib`: the sources of this Python's standard library, text that every machine has. Interrupted? Run the same command
-again: what is finished is not done twice.
+A source is a file, a folder, a glob pattern, or the word `stdlib`: the sources of this Python's standard library, text
+that every machine has. Interrupted? Run the same command again: what is finished is not done twice.
 """
 
 
@@ -40,33 +41,18 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="xlstm data", description=__doc__.split(": ", 1)[1])  # type: ignore[union-attr]
     commands = parser.add_subparsers(required=True, metavar="prepare|inspect")
-    raw = argparse.RawDescriptionHelpFormatter
     prepare = commands.add_parser(
         "prepare",
         help="make a token store",
         description="Make a token store.",
-        epilog=PREPARE_EXAMPLES,
-        formatter_class=raw,
+        epilog=f"{_formats()}\n\n{PREPARE_EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     prepare.set_defaults(run=_prepare)
     add = prepare.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="file, folder, glob, or the word stdlib")
     add("--out", required=True, metavar="STORE", help="folder of the store")
-    add("--tokenizer", default="bytes", metavar="T", help="bytes (default), bpe (trained here), or a tokenizer.json")
-    add("--vocab-size", type=int, metavar="N", help="ids of a trained bpe, end-of-document included (default 8192)")
-    add("--eod", metavar="TOKEN", help="the token of a tokenizer.json that ends documents, if it is not evident")
-    add("--drop-normalizer", action="store_true", help="use a tokenizer.json without its text normalisation")
-    add("--text-field", default="text", metavar="NAME", help="field of JSON lines that holds the text (default: text)")
-    add("--format", default="auto", choices=["auto", "text", "jsonl"], help="how to read all files (default: by name)")
-    add("--separator", metavar="TEXT", help=r"cut text files into documents here (\n and \t are understood)")
-    add(
-        "--include",
-        action="append",
-        metavar="PATTERN",
-        help="take only such files from folders (repeatable)",
-    )
-    add("--validation-fraction", type=float, default=None, metavar="F", help="share of the documents (default 0.02)")
-    add("--seed", type=int, default=0, help="of the documents' order (default 0)")
+    _add_fields(prepare)
     add("--workers", type=int, metavar="N", help="processes (default: one a core)")
     add("--quiet", action="store_true", help="no progress bar")
 
@@ -81,43 +67,58 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(arguments: argparse.Namespace) -> int:
-    from xlstm_jax.data.prepare.request import DEFAULT_VALIDATION_FRACTION, prepare
+def _add_fields(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of `PrepareConfig`, with its text; only those that are given are set."""
+    from xlstm_jax.cli.options import field_texts
+    from xlstm_jax.data.prepare.config import AUTO, PrepareConfig
+    from xlstm_jax.data.prepare.formats import format_names
 
-    fraction, separator = arguments.validation_fraction, arguments.separator
-    store = prepare(
-        arguments.sources,
-        arguments.out,
-        tokenizer=arguments.tokenizer,
-        vocab_size=arguments.vocab_size,
-        validation_fraction=DEFAULT_VALIDATION_FRACTION if fraction is None else fraction,
-        seed=arguments.seed,
-        workers=arguments.workers,
-        progress=not arguments.quiet,
-        format=arguments.format,
-        text_field=arguments.text_field,
-        separator=None if separator is None else separator.replace(r"\n", "\n").replace(r"\t", "\t"),
-        include=arguments.include,
-        eod=arguments.eod,
-        drop_normalizer=arguments.drop_normalizer,
-    )
+    hints, texts = typing.get_type_hints(PrepareConfig), field_texts(PrepareConfig)
+    for field in dataclasses.fields(PrepareConfig):
+        kind = next(iter(typing.get_args(hints[field.name])), hints[field.name])
+        options: dict[str, Any] = {"type": kind, "metavar": field.name.rpartition("_")[2].upper()}
+        if kind is bool:
+            options = {"action": "store_true"}
+        elif typing.get_origin(kind) is tuple:
+            options = {"action": "append", "metavar": "PATTERN"}
+        elif field.name == "format":
+            options["choices"], options["metavar"] = [AUTO, *format_names()], None
+        default = "" if field.default in (None, False) else f" (default {field.default})"
+        text = f"{texts[field.name].replace('`', '')}{default}".replace("%", "%%")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)
+
+
+def _formats() -> str:
+    """The formats of text, a line each."""
+    from xlstm_jax.data.prepare.formats import formats
+
+    lines = [f"  {one.name:8} {one.summary}" for one in formats()]
+    return "\n".join(["formats, all of them also gzipped:", *lines])
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from xlstm_jax.data.prepare import PrepareConfig, prepare
+
+    fields = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(PrepareConfig) if f.name in arguments}
+    store = prepare(arguments.sources, arguments.out, workers=arguments.workers, progress=not arguments.quiet, **fields)
     _print_summary(store, None)
-    if not store.split("validation").num_documents and fraction != 0:
+    if not store.split("validation").num_documents and fields.get("validation_fraction") != 0:
         print(
             "note: the validation split is empty, because the sources hold only one document (or copies of one); "
             "--separator TEXT cuts files into several",
             file=sys.stderr,
         )
-    if arguments.vocab_size is not None and store.vocab_size < arguments.vocab_size:
+    asked = fields.get("vocab_size", 0)
+    if store.vocab_size < asked:
         print(
-            f"note: the text gives a vocabulary of {store.vocab_size} only, {arguments.vocab_size} were asked for",
+            f"note: the text gives a vocabulary of {store.vocab_size} only, {asked} were asked for",
             file=sys.stderr,
         )
     return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from xlstm_jax.data.store.store import open_store
+    from xlstm_jax.data.store import open_store
 
     store = open_store(Path(arguments.store))
     if arguments.verify:

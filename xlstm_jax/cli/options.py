@@ -174,7 +174,7 @@ def _registry() -> ConstructorRegistry:
         if not dataclasses.is_dataclass(default) or isinstance(default, type):
             return None
         cls = type(default)
-        hints, texts = typing.get_type_hints(cls), _field_texts(cls)
+        hints, texts = typing.get_type_hints(cls), field_texts(cls)
         kept, fields = {}, []
         for field in public_fields(cls):
             value = getattr(default, field.name)
@@ -212,7 +212,7 @@ def _has_option(hint: Any) -> bool:
 
 
 @functools.cache
-def _field_texts(cls: type) -> dict[str, str]:
+def field_texts(cls: type) -> dict[str, str]:
     """The string that follows each field in the source of a dataclass and of its bases."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):

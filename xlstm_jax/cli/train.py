@@ -15,7 +15,7 @@ from rich.text import Text
 from xlstm_jax.cli.options import apply_options
 from xlstm_jax.cli.target import RUNS, find_target, take_values
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.store.store import open_store
+from xlstm_jax.data.store import open_store
 from xlstm_jax.presets import preset_names, preset_summary
 from xlstm_jax.runs.errors import ConfigChangedError
 from xlstm_jax.runs.folder import RunFolder

@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from xlstm_jax.cost.memory import DeviceMemory, device_memory
-from xlstm_jax.data.store.store import INDEX_FILE, open_store
-from xlstm_jax.data.tokenizers.base import load_tokenizer
+from xlstm_jax.data.store import INDEX_FILE, Batch, open_store
+from xlstm_jax.data.tokenizers import load_tokenizer
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import SLSTM
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 from xlstm_jax.training.config import Experiment, with_vocabulary
-from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import TrainState, make_train_step
 
@@ -191,8 +190,10 @@ def with_known_vocabulary(experiment: Experiment) -> Experiment:
         return with_vocabulary(experiment, open_store(data.store_path()).vocab_size)
     if experiment.model.vocab_size != -1:
         return experiment
-    asked = data.vocab_size if data.tokenizer == "bpe" else load_tokenizer(data.tokenizer).vocab_size
-    return with_vocabulary(experiment, asked)
+    if data.tokenizer == "bpe":
+        return with_vocabulary(experiment, data.vocab_size)
+    given = load_tokenizer(data.tokenizer, eod=data.eod, drop_normalizer=data.drop_normalizer)
+    return with_vocabulary(experiment, given.vocab_size)
 
 
 T = TypeVar("T")
@@ -265,7 +266,7 @@ def _temporaries(experiment: Experiment) -> dict[str, int]:
     shape = (training.batch_size, experiment.seq_len)
     tokens: Any = jax.ShapeDtypeStruct(shape, jnp.int32)
     flags: Any = jax.ShapeDtypeStruct(shape, jnp.bool_)
-    rows = Rows(inputs=tokens, targets=tokens, document_borders=flags, loss_mask=flags)
+    rows = Batch(inputs=tokens, targets=tokens, document_borders=flags, loss_mask=flags)
     step: Any = make_train_step(
         model,
         optimizer,

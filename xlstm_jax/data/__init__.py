@@ -1,47 +1,26 @@
-"""Text -> tokenizer -> token store (`data.prepare`) -> batches."""
+"""Text -> tokenizer -> token store (`data.prepare`) -> batches (`data.store`).
 
-from xlstm_jax.data.errors import (
-    DamagedStoreError,
-    DataError,
-    DiskFullError,
-    MissingStoreError,
-    PrepareError,
-    SourceError,
-    StoreError,
-    StoreVersionError,
-    TokenizerError,
-    TruncatedStoreError,
-)
-from xlstm_jax.data.store.heldout import HeldoutBatch, HeldoutDocuments, bits_per_byte
-from xlstm_jax.data.store.loader import Batch, Loader
-from xlstm_jax.data.store.mixture import Mixture
-from xlstm_jax.data.store.prefetch import Prefetcher
-from xlstm_jax.data.store.schedule import BatchSchedule
-from xlstm_jax.data.store.store import Split, TokenStore, open_store
-from xlstm_jax.data.tokenizers.base import Tokenizer, load_tokenizer
+The public names of the three rooms and the errors are offered here; nothing is imported before it is used.
+"""
 
-__all__ = [
-    "Batch",
-    "BatchSchedule",
-    "DamagedStoreError",
-    "DataError",
-    "DiskFullError",
-    "HeldoutBatch",
-    "HeldoutDocuments",
-    "Loader",
-    "MissingStoreError",
-    "Mixture",
-    "Prefetcher",
-    "PrepareError",
-    "SourceError",
-    "Split",
-    "StoreError",
-    "StoreVersionError",
-    "TokenStore",
-    "Tokenizer",
-    "TokenizerError",
-    "TruncatedStoreError",
-    "bits_per_byte",
-    "load_tokenizer",
-    "open_store",
-]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xlstm_jax.data.errors import *  # noqa: F403
+    from xlstm_jax.data.prepare.config import PrepareConfig as PrepareConfig
+    from xlstm_jax.data.store import *  # noqa: F403
+    from xlstm_jax.data.tokenizers import *  # noqa: F403
+
+
+_ROOMS = ("errors", "tokenizers", "store", "prepare")
+
+
+def __getattr__(name: str) -> Any:
+    for room in _ROOMS if name not in _ROOMS else ():
+        module = importlib.import_module(f"xlstm_jax.data.{room}")
+        if name in getattr(module, "__all__", vars(module)):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,14 @@ import numpy as np
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.errors import TokenizerError
-from xlstm_jax.data.tokenizers.base import TOKENIZER_FILE, ByteTokenizer, Tokenizer, load_tokenizer
-from xlstm_jax.data.tokenizers.byte_level import ByteLevelTokenizer, byte_vocabulary_json
+from xlstm_jax.data.tokenizers import (
+    TOKENIZER_FILE,
+    ByteLevelTokenizer,
+    ByteTokenizer,
+    Tokenizer,
+    byte_vocabulary_json,
+    load_tokenizer,
+)
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.formats import Format, ReadOptions, Weights, detect, to_huggingface
 from xlstm_jax.hub.safetensors_files import (

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.tokenizers.base import Tokenizer
+from xlstm_jax.data.tokenizers import Tokenizer
 from xlstm_jax.inference.engine import MAX_STEPS, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.inference.text import TextStream

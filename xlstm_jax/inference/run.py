@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.config import ConfigError, from_json
-from xlstm_jax.data.tokenizers.base import Tokenizer, as_bytes, load_tokenizer
+from xlstm_jax.data.tokenizers import Tokenizer, as_bytes, load_tokenizer
 from xlstm_jax.hub.folders import Kept
 from xlstm_jax.inference.generate import Generator, Prompt
 from xlstm_jax.inference.sampling import Sampling

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xlstm_jax.config import to_json
-from xlstm_jax.data.store.store import TokenStore
+from xlstm_jax.data.store import TokenStore
 from xlstm_jax.scoring.baselines import (
     byte_counts,
     compressed_bits_per_byte,

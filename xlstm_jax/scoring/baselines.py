@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Int64
 
-from xlstm_jax.data.store.store import Split
+from xlstm_jax.data.store import Split
 
 BLOCK_TOKENS = 1 << 22
 

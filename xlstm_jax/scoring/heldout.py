@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.data.store.heldout import HeldoutBatch, HeldoutDocuments, HeldoutWindows
-from xlstm_jax.data.store.store import Split
+from xlstm_jax.data.store import Batch, HeldoutBatch, HeldoutDocuments, HeldoutWindows, Split
 from xlstm_jax.kernels.cross_entropy import cross_entropy
 from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.models.llama.config import LlamaConfig
@@ -116,14 +115,14 @@ class HeldOut:
         state = model.init_state(self._batches.batch_size) if model.fixed_state else None
         sums = []
         for batch in batches:
-            nats, state = self._scorer.step(params, state, batch)
+            nats, state = self._scorer.step(params, state, batch.rows)
             sums.append(nats)
         # Summed on the host in float64: there are many batches.
         total = float(np.sum([np.asarray(nats, np.float64) for nats in sums]))
         return Score(total, self._batches.num_targets, self._batches.raw_bytes)
 
 
-def _score_rows(model: LanguageModel, params: Any, state: Any, batch: HeldoutBatch) -> tuple[jax.Array, Any]:
+def _score_rows(model: LanguageModel, params: Any, state: Any, batch: Batch) -> tuple[jax.Array, Any]:
     variables = {"params": params}
     features: Any = model.apply(
         variables,
@@ -154,10 +153,10 @@ def first_documents(split: Split, max_tokens: int | None) -> list[int]:
         return list(range(split.num_documents))
     lengths = np.diff(np.asarray(split.offsets).astype(np.int64))
     chosen, room = [], max_tokens
-    for number, length in enumerate(lengths.tolist()):
-        if length <= room:
+    for number in split.turns or range(split.num_documents):
+        if lengths[number] <= room:
             chosen.append(number)
-            room -= length
+            room -= lengths[number]
     return chosen if chosen or not len(lengths) else [int(np.argmin(lengths))]
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
-from xlstm_jax.data.store.heldout import windows
+from xlstm_jax.data.store import windows
 from xlstm_jax.kernels.cross_entropy import cross_entropy
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.scoring.pieces import SHORTEST_PIECE, pieces, power_of_two

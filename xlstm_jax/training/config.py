@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from xlstm_jax.config import ConfigError, check_choice, check_number, from_json, to_json
+from xlstm_jax.data.prepare import PrepareConfig
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
@@ -19,46 +21,74 @@ VOCAB_MULTIPLE = 64
 
 
 @dataclass
-class DataConfig:
+class DataConfig(PrepareConfig):
     """The text to learn from, and how it becomes tokens."""
 
-    sources: tuple[str, ...] = ("stdlib",)
-    """Files, folders or globs; `stdlib` stands for the sources of the running Python's standard library."""
-    store: str | None = None
-    """Folder of the token store; a name under `stores/` that follows from the fields below if not given."""
     tokenizer: str = "bpe"
     """`bytes`, `bpe` (trained on the sources) or the path of a tokenizer.json."""
     vocab_size: int = 4096
     """Size of the vocabulary that `bpe` trains; other tokenizers bring their own."""
-    validation_fraction: float = 0.02
-    """Share of the documents (chosen by hash) that is held out."""
-    seed: int = 0
-    """Fixes the order of the documents and which are held out."""
+    sources: tuple[str, ...] = ("stdlib",)
+    """Files, folders or globs; `stdlib` stands for the sources of the running Python's standard library."""
+    store: str | None = None
+    """Folder of the token store; a name under `stores/` that follows from the request for it if not given."""
+    mixture: dict[str, float] | None = None
+    """Folders of finished token stores of one tokenizer and their weights, to read several texts as one: a store of
+    weight 2 gives twice the rows of one of weight 1. Stands in place of `sources`, `store` and how to prepare them."""
     mask_crossing: bool = False
     """Leave the first token of each document out of the loss: only the document before could tell of it."""
 
     fingerprint: str | None = None
-    """Of the store's content; filled in when a run begins, so that it cannot go on with another text."""
+    """Of the content of the store or the mixture; filled in when a run begins, so that it cannot go on with another
+    text."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.sources = tuple(self.sources)
         check_number(self, "vocab_size", at_least=257, integer=True)
-        check_number(self, "validation_fraction", at_least=0, below=1)
         check_number(self, "seed", at_least=0, integer=True)
-        if not self.sources and self.store is None:
+        if self.mixture is not None:
+            self._check_mixture(self.mixture)
+        elif not self.sources and self.store is None:
             raise ConfigError("DataConfig.sources is empty and DataConfig.store is not given; one of them must be")
-        if not self.tokenizer:
-            raise ConfigError("DataConfig.tokenizer is empty, but must be 'bytes', 'bpe' or a path")
+
+    def _check_mixture(self, weights: dict[str, float]) -> None:
+        if not isinstance(weights, dict) or not weights:
+            raise ConfigError(f'DataConfig.mixture is {weights!r}, but must be weights of stores, as {{"stores/a": 1}}')
+        for path, weight in weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise ConfigError(f"DataConfig.mixture[{path!r}] is {weight!r}, but must be a number > 0")
+        if self.store is not None:
+            raise ConfigError(f"DataConfig.store is {self.store!r} and DataConfig.mixture is given; give one of them")
+        self.sources = ()  # what is not read must not stand in the config of a run
+
+    def to_prepare(self) -> PrepareConfig:
+        """What the store shall be."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(PrepareConfig)}
+        return PrepareConfig(**fields | {"vocab_size": self.vocab_size if self.tokenizer == "bpe" else None})
 
     def store_path(self) -> Path:
-        """Where the token store lies: as given, or a readable name under `stores/` that no other request shares."""
+        """Where the token store lies: as given, or a readable name under `stores/` that no other request shares; of a
+        mixture the first."""
+        if self.mixture is not None:
+            return Path(next(iter(self.mixture)))
         if self.store is not None:
             return Path(self.store)
         request = to_json(dataclasses.replace(self, store=None, mask_crossing=False, fingerprint=None))
+        for f in dataclasses.fields(self):
+            # What is at its default stays out, so that a new setting leaves the names of stores as they are.
+            if f.name not in _ALWAYS_IN_NAME and request[f.name] == f.default:
+                del request[f.name]
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
         tokenizer = f"bpe{self.vocab_size}" if self.tokenizer == "bpe" else Path(self.tokenizer).stem
         words = [Path(source).name or source for source in self.sources[:2]] + [tokenizer]
         return Path("stores") / f"{re.sub('[^A-Za-z0-9.]+', '-', '-'.join(words)).strip('-.')}-{digest}"
+
+
+_ALWAYS_IN_NAME = {
+    *("sources", "store", "tokenizer", "vocab_size", "validation_fraction", "seed", "mask_crossing", "fingerprint")
+}
+"""Fields of `DataConfig` that the derived name of a store follows from at their defaults too."""
 
 
 @dataclass

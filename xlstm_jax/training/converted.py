@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from xlstm_jax.data.tokenizers.base import ByteTokenizer, Tokenizer
+from xlstm_jax.data.tokenizers import ByteTokenizer, Tokenizer
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.folders import Kept
 from xlstm_jax.hub.formats import Weights

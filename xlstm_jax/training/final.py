@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import track
 
-from xlstm_jax.data.store.heldout import HeldoutBatch
+from xlstm_jax.data.store import HeldoutBatch
 from xlstm_jax.report.table import Comparison, compare
 from xlstm_jax.runs.files import write_atomic
 from xlstm_jax.runs.folder import RunFolder

@@ -12,10 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-import numpy as np
 
-from xlstm_jax.data.store.loader import Batch, Loader
-from xlstm_jax.data.store.prefetch import Prefetcher
+from xlstm_jax.data.store import Loader, Prefetcher
 from xlstm_jax.machine.peak import matmul_peak
 from xlstm_jax.machine.signals import StopRequest
 from xlstm_jax.report.plot import plot_loss
@@ -24,7 +22,6 @@ from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.display import Display, make_display
 from xlstm_jax.training.errors import NotFiniteError
-from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.optimizer import learning_rate
 from xlstm_jax.training.setup import Setup, prepare_run
 from xlstm_jax.training.step import StepMetrics, make_train_step
@@ -72,9 +69,9 @@ class _Loop:
         self.setup, self.display, self.training = setup, display, experiment.training
         self.seq_len = experiment.seq_len
         self.loader = Loader(
-            setup.store.split("train"),
+            setup.store.train,
             seq_len=self.seq_len,
-            schedule=self.training.batch_size,
+            batch_size=self.training.batch_size,
             seed=self.training.seed,
             mask_crossing=experiment.data.mask_crossing,
         )
@@ -96,7 +93,7 @@ class _Loop:
         step_function = self._compiled()
         self.peak = matmul_peak(setup.experiment.model.dtype)
         self.display.start(setup.step, last, self.metrics.read())
-        batches = Prefetcher(lambda step: _rows(self.loader(step)), setup.step, end_step=last)
+        batches = Prefetcher(self.loader, setup.step, end_step=last)
         with StopRequest() as stop, batches, self.metrics:
             self.mark = time.perf_counter()
             for step, rows in batches:
@@ -126,7 +123,7 @@ class _Loop:
             dropout=setup.experiment.model.dropout > 0,
         )
         start = time.perf_counter()
-        compiled = step_function.lower(setup.state, _rows(self.loader(setup.step))).compile()  # type: ignore[attr-defined]
+        compiled = step_function.lower(setup.state, self.loader(setup.step)).compile()  # type: ignore[attr-defined]
         self.display.say(
             f"{setup.model.param_count:,} parameters, {self.training.batch_size} x {self.seq_len} tokens a step; "
             f"compiled in {time.perf_counter() - start:.1f} s"
@@ -214,7 +211,3 @@ class _Loop:
             f"training stopped at step {step}: the {what}; {kept} (a lower optimizer.lr or a smaller "
             "optimizer.grad_clip_norm may help)"
         )
-
-
-def _rows(batch: Batch) -> Rows:
-    return Rows(*map(np.asarray, batch))  # type: ignore[arg-type]

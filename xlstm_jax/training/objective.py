@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from jaxtyping import Array, Bool, Int
+import jax.numpy as jnp
+from jaxtyping import Array
 
+from xlstm_jax.data.store import Batch
 from xlstm_jax.kernels.cross_entropy import LossSum, cross_entropy
 
 
-class Rows(NamedTuple):
-    """The arrays of one batch, as the loader gives them."""
-
-    inputs: Int[Array, "batch seq"]
-    targets: Int[Array, "batch seq"]
-    document_borders: Bool[Array, "batch seq"]
-    loss_mask: Bool[Array, "batch seq"]
-    """Which targets count."""
-
-
-def loss_sum(model: Any, params: Any, rows: Rows, *, train: bool = False, dropout_key: Array | None = None) -> LossSum:
+def loss_sum(model: Any, params: Any, rows: Batch, *, train: bool = False, dropout_key: Array | None = None) -> LossSum:
     """Nats of the rows' unmasked targets, and how many these are; the logits of all rows are never held at once.
 
     Args:
@@ -39,5 +31,8 @@ def loss_sum(model: Any, params: Any, rows: Rows, *, train: bool = False, dropou
         method="features",
     )
     return cross_entropy(
-        lambda chunk: model.apply(variables, chunk, method="head"), features, rows.targets, rows.loss_mask
+        lambda chunk: model.apply(variables, chunk, method="head"),
+        features,
+        jnp.asarray(rows.targets),
+        jnp.asarray(rows.loss_mask),
     )

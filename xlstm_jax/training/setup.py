@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xlstm_jax.data.prepare.request import prepare
-from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
-from xlstm_jax.data.tokenizers.base import load_tokenizer
+from xlstm_jax.data.prepare import prepare
+from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, MixedStore, TokenStore, open_store
+from xlstm_jax.data.tokenizers import load_tokenizer
 from xlstm_jax.hub.safetensors_files import appearing_folder
 from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
@@ -31,6 +31,7 @@ from xlstm_jax.training.step import TrainState, init_state
 
 MAY_CHANGE = (
     "data.store",
+    "data.mixture",
     "training.steps",
     "training.eval_every",
     "training.eval_tokens",
@@ -186,19 +187,12 @@ def open_or_prepare(experiment: Experiment, say: Say) -> TokenStore:
     path = data.store_path()
     if not (path / INDEX_FILE).is_file() and data.sources:
         say(f"preparing the token store {path} from {', '.join(data.sources)}")
-        return prepare(
-            list(data.sources),
-            path,
-            tokenizer=data.tokenizer,
-            vocab_size=data.vocab_size if data.tokenizer == "bpe" else None,
-            validation_fraction=data.validation_fraction,
-            seed=data.seed,
-        )
-    store = open_store(path)
+        return prepare(data.sources, path, data.to_prepare())
+    store = MixedStore(data.mixture) if data.mixture else open_store(path)
     if store.disk_bytes <= VERIFIED_BYTES:
         store.verify()
     else:
-        say(f"note: {path} is too large to be verified at each start; `xlstm data inspect {path} --verify` does it")
+        say(f"note: {store} is too large to be verified at each start; `xlstm data inspect {path} --verify` does it")
     return store
 
 
@@ -224,19 +218,19 @@ def _check_store(run: RunFolder, experiment: Experiment, store: TokenStore) -> N
         if tokenizer.fingerprint != store.tokenizer.fingerprint:
             raise WrongStoreError(
                 f"{run} was trained with another tokenizer ({tokenizer.kind}, {tokenizer.vocab_size} tokens) than that "
-                f"of the store {store.path} ({store.tokenizer.kind}, {store.vocab_size} tokens); give its own store "
+                f"of the store {store} ({store.tokenizer.kind}, {store.vocab_size} tokens); give its own store "
                 "with --data.store PATH"
             )
     wanted = experiment.data.tokenizer
-    if wanted in ("bytes", "bpe") and wanted != store.tokenizer.kind:
+    if experiment.data.mixture is None and wanted in ("bytes", "bpe") and wanted != store.tokenizer.kind:
         raise WrongStoreError(
-            f"data.tokenizer is {wanted!r}, but the store {store.path} was made with a tokenizer of the kind "
+            f"data.tokenizer is {wanted!r}, but the store {store} was made with a tokenizer of the kind "
             f"{store.tokenizer.kind!r}; give that, or another store"
         )
     known = experiment.data.fingerprint
     if known is not None and known != store.fingerprint:
         raise WrongStoreError(
-            f"{run} was trained on another text than that of the store {store.path}; give its own store with "
+            f"{run} was trained on another text than that of the store {store}; give its own store with "
             "--data.store PATH, or start a copy with --fork NAME"
         )
 

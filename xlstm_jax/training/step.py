@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from xlstm_jax.training.objective import Rows, loss_sum
+from xlstm_jax.data.store import Batch
+from xlstm_jax.training.objective import loss_sum
 
 
 class TrainState(NamedTuple):
@@ -38,7 +39,7 @@ class StepMetrics(NamedTuple):
     the step."""
 
 
-TrainStep = Callable[[TrainState, Rows], tuple[TrainState, StepMetrics]]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
 def init_state(model: Any, optimizer: optax.GradientTransformation, seed: int, tokens: Int[Array, "batch seq"]) -> Any:
@@ -61,10 +62,10 @@ def make_train_step(
         dropout: whether the model draws random numbers in training.
     """
 
-    def gradient(params: Any, rows: Rows, key: Array) -> tuple[Array, Any]:
+    def gradient(params: Any, rows: Batch, key: Array) -> tuple[Array, Any]:
         total = jnp.sum(rows.loss_mask, dtype=jnp.int32)
 
-        def mean_loss(params: Any, rows: Rows, key: Array) -> Array:
+        def mean_loss(params: Any, rows: Batch, key: Array) -> Array:
             nats = loss_sum(model, params, rows, train=True, dropout_key=key if dropout else None).nats
             # Divided before the backward pass, where it costs nothing; no target at all gives 0, not 0/0.
             return nats / jnp.maximum(total, 1).astype(nats.dtype)
@@ -72,7 +73,7 @@ def make_train_step(
         if accumulate == 1:
             return jax.value_and_grad(mean_loss)(params, rows, key)
 
-        def add(carry: tuple[Array, Any], piece: tuple[Rows, Array]) -> tuple[tuple[Array, Any], None]:
+        def add(carry: tuple[Array, Any], piece: tuple[Batch, Array]) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, carry, jax.value_and_grad(mean_loss)(params, *piece)), None
 
         pieces = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), rows)
@@ -80,7 +81,7 @@ def make_train_step(
         (loss, grads), _ = jax.lax.scan(add, zero, (pieces, jax.random.split(key, accumulate)))
         return loss, grads
 
-    def step(state: TrainState, rows: Rows) -> tuple[TrainState, StepMetrics]:
+    def step(state: TrainState, rows: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, grads = gradient(state.params, rows, key)
         grad_norm = optax.tree.norm(grads)

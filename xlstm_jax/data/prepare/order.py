@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt64
 
-from xlstm_jax.config import to_json
 from xlstm_jax.data.files import sha256_of, write_array, write_json
-from xlstm_jax.data.prepare import work
-from xlstm_jax.data.prepare.plan import Plan
+from xlstm_jax.data.prepare import stages
+from xlstm_jax.data.prepare.job import Job
 from xlstm_jax.data.store.store import FORMAT_VERSION, INDEX_FILE, SPLITS, index_checksum
-from xlstm_jax.data.tokenizers.base import Tokenizer
+from xlstm_jax.data.tokenizers import Tokenizer
 
 HASH_RANGE = 1 << 64
 
@@ -32,17 +31,17 @@ def split_threshold(hashes: UInt64[np.ndarray, " documents"], fraction: float) -
 
 
 def content_digest(scanned: np.ndarray) -> str:
-    """A hash of all documents (`work.DOCUMENT` records), whatever their order and the files they come from."""
+    """A hash of all documents (`stages.DOCUMENT` records), whatever their order and the files they come from."""
     columns = np.stack([scanned["bytes"], scanned["split"], scanned["order"]])
     return hashlib.sha256(columns[:, np.lexsort(columns)].tobytes()).hexdigest()
 
 
-def place_documents(plan: Plan, folder: Path, threshold: int) -> dict[str, np.ndarray]:
-    """For each split its documents in their final order, and where their tokens lie (`work.PLACED` records)."""
+def place_documents(job: Job, folder: Path, threshold: int) -> dict[str, np.ndarray]:
+    """For each split its documents in their final order, and where their tokens lie (`stages.PLACED` records)."""
     parts, hashes = [], []
-    for task in range(len(plan.tasks)):
-        encoded = np.load(work.encoded_path(folder, task))
-        part = np.empty(len(encoded), work.PLACED)
+    for task in range(len(job.tasks)):
+        encoded = np.load(stages.encoded_path(folder, task))
+        part = np.empty(len(encoded), stages.PLACED)
         part["task"], part["tokens"], part["bytes"] = task, encoded["tokens"], encoded["bytes"]
         part["start"] = np.cumsum(encoded["tokens"]) - encoded["tokens"]
         parts.append(part)
@@ -73,22 +72,22 @@ def split_entry(folder: Path, name: str, placed: np.ndarray, shard_tokens: int) 
     return entry, cuts
 
 
-def write_index(out: Path, plan: Plan, splits: dict[str, dict[str, Any]], tokenizer: Tokenizer, content: str) -> None:
+def write_index(out: Path, job: Job, splits: dict[str, dict[str, Any]], tokenizer: Tokenizer, content: str) -> None:
     """Write `index.json`, with which the store is finished."""
     hashes = [[f["sha256"] for f in (*splits[s]["shards"], splits[s]["offsets"], splits[s]["sizes"])] for s in SPLITS]
     identity = [FORMAT_VERSION, tokenizer.fingerprint, hashes]
     index = {
         "format_version": FORMAT_VERSION,
         "fingerprint": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
-        "dtype": work.token_dtype(tokenizer.vocab_size).str,
+        "dtype": stages.token_dtype(tokenizer.vocab_size).str,
         "vocab_size": tokenizer.vocab_size,
         "eod_id": tokenizer.eod_id,
         "tokenizer": tokenizer.fingerprint,
         "splits": splits,
         "request": {
-            "settings": to_json(plan.settings),
-            "files": len(plan.files),
-            "files_key": plan.files_key(),
+            "settings": job.settings,
+            "files": len(job.files),
+            "files_key": job.files_key(),
             "content": content,
         },
     }

@@ -1,33 +1,28 @@
-"""From what the user names (files, folders, globs, `stdlib`) to files, and from files to documents.
-
-A document is bytes. A text file is one document, or several if a separator is given; so is a line of a JSON-lines file.
-"""
+"""From what the user names (files, folders, globs, `stdlib`) to files, and from files to documents, which are bytes."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import gzip
 import io
-import json
 import os
 import sysconfig
 import zlib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from xlstm_jax.config import near_miss
-from xlstm_jax.data.errors import SourceError, reason
-from xlstm_jax.data.tokenizers.base import as_bytes
-
-Format = Literal["auto", "text", "jsonl"]
+from xlstm_jax.data.errors import SourceError
+from xlstm_jax.data.prepare.config import AUTO, PrepareConfig
+from xlstm_jax.data.prepare.formats import formats, get_format
 
 STDLIB = "stdlib"
-_JSON_LINES = (".jsonl", ".ndjson")
-_OTHER_FORMATS = {
+_NOT_READ = {
     ".zst": "Zstandard", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip", ".7z": "7-Zip", ".tar": "tar", ".tgz": "tar",
     ".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow",
 }  # fmt: skip
@@ -35,7 +30,7 @@ _OTHER_FORMATS = {
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """A file to read: where it is, how to read it, and its state when it was listed."""
+    """A file to read, and its state when it was listed."""
 
     path: str
     format: str
@@ -43,31 +38,13 @@ class SourceFile:
     size: int
     mtime_ns: int
 
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How files become documents.
-
-    Attributes:
-        format: of all files; `auto` goes by the name (`.jsonl`, `.ndjson`, and `.json` that holds an object a line).
-        text_field: the field of a JSON line that holds its text.
-        separator: text that stands between the documents of a text file, and belongs to none; None: a file is one.
-        include: name patterns that the files found in folders must match one of; None: all.
-    """
-
-    format: Format = "auto"
-    text_field: str = "text"
-    separator: str | None = None
-    include: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.format not in ("auto", "text", "jsonl"):
-            raise SourceError(f"format is {self.format!r}, but must be 'auto', 'text' or 'jsonl'")
-        if self.separator == "":
-            raise SourceError("the separator is empty, but must be the text that stands between documents")
+    @property
+    def can_cut(self) -> bool:
+        """Whether `documents` can start in the middle of this file."""
+        return get_format(self.format).can_cut and not self.gzip
 
 
-def list_files(sources: Sequence[str | Path], reading: Reading) -> list[SourceFile]:
+def list_files(sources: Sequence[str | Path], config: PrepareConfig) -> list[SourceFile]:
     """The files behind `sources`, each once, sorted by path.
 
     A source is a file, a folder (all files in it and below, without hidden ones and `__pycache__`), a glob pattern
@@ -80,18 +57,18 @@ def list_files(sources: Sequence[str | Path], reading: Reading) -> list[SourceFi
         raise SourceError("no source given; name files, folders, globs or the word 'stdlib'")
     paths: dict[str, str] = {}
     for source in sources:
-        for path in _expand(str(source), reading):
+        for path in _expand(str(source), config):
             paths.setdefault(os.path.realpath(path), path)
-    return [_describe(paths[real], reading) for real in sorted(paths)]
+    return [_describe(paths[real], config) for real in sorted(paths)]
 
 
-def _expand(source: str, reading: Reading) -> list[str]:
+def _expand(source: str, config: PrepareConfig) -> list[str]:
     if source == STDLIB:
         return _standard_library()
     if os.path.isdir(source):
-        found = [p for p in _walk(source) if _included(p, reading.include)]
+        found = [p for p in _walk(source) if _included(p, config.include)]
         if not found:
-            suffix = f" that match {', '.join(reading.include)}" if reading.include else ""
+            suffix = f" that match {', '.join(config.include)}" if config.include else ""
             raise SourceError(f"the folder {source} holds no files{suffix}")
         return found
     if os.path.isfile(source):
@@ -145,36 +122,35 @@ def _standard_library() -> list[str]:
     return found
 
 
-def _describe(path: str, reading: Reading) -> SourceFile:
+def _describe(path: str, config: PrepareConfig) -> SourceFile:
     path = os.path.abspath(path)
     stem, extension = os.path.splitext(path)
     packed = extension.lower() == ".gz"
     if packed:
         extension = os.path.splitext(stem)[1]
-    if (other := _OTHER_FORMATS.get(extension.lower())) is not None:
+    extension = extension.lower()
+    if extension in _NOT_READ and not any(extension in one.endings for one in formats()):
         raise SourceError(
-            f"{path} is a {other} file; unpack it or write it as text or JSON lines (gzip is read as it is)"
+            f"{path} is a {_NOT_READ[extension]} file; unpack it or write it as text or JSON lines "
+            "(gzip is read as it is)"
         )
     try:
         state = os.stat(path)
-        kind = reading.format if reading.format != "auto" else _guess_format(path, extension.lower(), packed)
+        name = config.format if config.format != AUTO else _guess_format(path, extension, packed)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    return SourceFile(path, kind, packed, state.st_size, state.st_mtime_ns)
+    return SourceFile(path, name, packed, state.st_size, state.st_mtime_ns)
 
 
 def _guess_format(path: str, extension: str, packed: bool) -> str:
-    if extension in _JSON_LINES:
-        return "jsonl"
-    if extension != ".json":
-        return "text"
-    # Datasets ship JSON lines as `.json.gz` too: an object that ends on its first line tells.
-    with _open(path, packed) as file, _reading_errors(path):
-        first = file.readline(1 << 24)
-    try:
-        return "jsonl" if isinstance(json.loads(first), dict) and first.endswith(b"\n") else "text"
-    except (ValueError, RecursionError):
-        return "text"
+    for one in formats():
+        if extension in one.endings:
+            return one.name
+        if extension in one.shared_endings:
+            with _open(path, packed) as file, _reading_errors(path):
+                if one.recognise(file.readline(1 << 24)):
+                    return one.name
+    return "text"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -182,65 +158,16 @@ def _guess_format(path: str, extension: str, packed: bool) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def can_cut(file: SourceFile) -> bool:
-    """Whether `documents` can start in the middle of this file."""
-    return file.format == "jsonl" and not file.gzip
-
-
-def documents(file: SourceFile, reading: Reading, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+def documents(file: SourceFile, config: PrepareConfig, start: int = 0, end: int | None = None) -> Iterator[bytes]:
     """The documents of a file that are not empty, in order; if it can be cut, those that begin in [start, end).
 
     Raises:
-        SourceError: for a file that cannot be read, a broken gzip stream, a line that is not a JSON object or has no
-            such text field; the message names file and line.
+        SourceError: for a file that cannot be read, a broken gzip stream, or content that is not of its format; the
+            message names the file, and the line where there are lines.
     """
+    read = get_format(file.format).read
     with _reading_errors(file.path), _open(file.path, file.gzip) as stream:
-        if file.format == "jsonl":
-            yield from _json_lines(file, stream, reading.text_field, start, end)
-            return
-        content = stream.read()
-        pieces = content.split(as_bytes(reading.separator)) if reading.separator else [content]
-        yield from (piece for piece in pieces if piece)
-
-
-def _json_lines(file: SourceFile, stream: IO[bytes], field: str, start: int, end: int | None) -> Iterator[bytes]:
-    position = 0
-    if start:
-        # A line belongs to the piece that holds its first byte; the byte before `start` tells whether one begins there.
-        stream.seek(start - 1)
-        position = start - 1 + len(stream.readline())
-    while end is None or position < end:
-        line = stream.readline()
-        if not line:
-            return
-        begin, position = position, position + len(line)
-        if begin == 0:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if line.strip():
-            text = _text_of(line, field, lambda at=begin: _place(file, at))
-            if text:
-                yield text
-
-
-def _text_of(line: bytes, field: str, place) -> bytes:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{place()} is not JSON: {reason(error)}") from error
-    if not isinstance(record, dict):
-        raise SourceError(f"{place()} holds a {type(record).__name__}, but must hold an object with a field {field!r}")
-    if field not in record:
-        fields = ", ".join(map(repr, list(record)[:10])) or "none"
-        raise SourceError(
-            f"{place()} has no field {field!r}{near_miss(field, record)}; its fields are {fields} "
-            "(choose with text_field, --text-field)"
-        )
-    text = record[field]
-    if not isinstance(text, str):
-        raise SourceError(
-            f"{place()}: field {field!r} is {type(text).__name__} {str(text)[:40]!r}, but must be a string"
-        )
-    return as_bytes(text)
+        yield from filter(None, read(stream, config, start, end, functools.partial(_place, file)))
 
 
 def _place(file: SourceFile, position: int) -> str:

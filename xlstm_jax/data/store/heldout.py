@@ -16,29 +16,34 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Float, Int32
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.store.store import Split
+from xlstm_jax.data.store.batch import Batch
+from xlstm_jax.data.store.split import Split
 
 
 class HeldoutBatch(NamedTuple):
-    """A `Batch` that also tells whose targets it holds.
+    """A batch, and whose targets it holds."""
 
-    Attributes:
-        inputs, targets, document_borders, loss_mask: as in `loader.Batch`.
-        documents: number of the document that each position belongs to; -1 where `loss_mask` is false.
-    """
-
-    inputs: Int32[np.ndarray, "batch seq"]
-    targets: Int32[np.ndarray, "batch seq"]
-    document_borders: Bool[np.ndarray, "batch seq"]
-    loss_mask: Bool[np.ndarray, "batch seq"]
+    rows: Batch
     documents: Int32[np.ndarray, "batch seq"]
+    """Number of the document that each position belongs to; -1 where `rows.loss_mask` is false."""
 
 
 class _Heldout:
     """What both ways to read have in common: the documents."""
+
+    batch_size: int
+    """Rows of every batch."""
+    num_batches: int
+    """Batches of one pass."""
+    num_targets: int
+    """Scored positions of one pass: tokens of the documents and one EOD each."""
+    raw_bytes: int
+    """Bytes of the documents before tokenizing."""
+    document_numbers: list[int]
+    """The documents that are read."""
 
     def __init__(self, split: Split, batch_size: int, seq_len: int, documents: Sequence[int] | None):
         if batch_size < 1 or seq_len < 1:
@@ -53,21 +58,15 @@ class _Heldout:
         self._lengths = {d: int(split.offsets[d + 1] - split.offsets[d]) for d in self.document_numbers}
         self.num_targets = sum(self._lengths[d] for d in self.document_numbers)
         self.raw_bytes = sum(int(split.sizes[d]) for d in self.document_numbers)
-        self.batch_size = 0
-        self.num_batches = 0
 
     def __len__(self) -> int:
         return self.num_batches
 
     def _empty(self) -> HeldoutBatch:
         shape = (self.batch_size, self.seq_len)
-        return HeldoutBatch(
-            np.full(shape, self._split.eod_id, np.int32),
-            np.full(shape, self._split.eod_id, np.int32),
-            np.zeros(shape, bool),
-            np.zeros(shape, bool),
-            np.full(shape, -1, np.int32),
-        )
+        tokens = (np.full(shape, self._split.eod_id, np.int32) for _ in range(2))
+        flags = (np.zeros(shape, bool) for _ in range(2))
+        return HeldoutBatch(Batch(*tokens, *flags), np.full(shape, -1, np.int32))
 
 
 class HeldoutDocuments(_Heldout):
@@ -80,13 +79,6 @@ class HeldoutDocuments(_Heldout):
         batch_size: lanes; no more are made than there are documents.
         seq_len: positions a batch.
         documents: numbers of the documents to read; None means all.
-
-    Attributes:
-        batch_size: rows of every batch.
-        num_batches: batches of one pass.
-        num_targets: scored positions of one pass: tokens of the documents and one EOD each.
-        raw_bytes: bytes of the documents before tokenizing.
-        document_numbers: the documents that are read.
 
     Raises:
         ConfigError: there is no document to read, or a size below 1.
@@ -110,7 +102,7 @@ class HeldoutDocuments(_Heldout):
 class HeldoutWindows(_Heldout):
     """Iterates over batches like `HeldoutDocuments`, but each row is a window of a document and needs no state.
 
-    Args and attributes are those of `HeldoutDocuments`; `seq_len` is the size of a window (see `windows`), and rows
+    The arguments are those of `HeldoutDocuments`; `seq_len` is the size of a window (see `windows`), and rows
     beyond the last window are empty.
     """
 
@@ -131,9 +123,9 @@ class HeldoutWindows(_Heldout):
             for row, (document, window) in enumerate(chosen):
                 offset, length = int(self._split.offsets[document]), window.end - window.start
                 tokens = self._split.tokens.read(offset + window.start, offset + window.end + 1)
-                batch.inputs[row, :length], batch.targets[row, :length] = tokens[:-1], tokens[1:]
-                batch.document_borders[row, 0] = True
-                batch.loss_mask[row, window.scored - window.start : length] = True
+                batch.rows.inputs[row, :length], batch.rows.targets[row, :length] = tokens[:-1], tokens[1:]
+                batch.rows.document_borders[row, 0] = True
+                batch.rows.loss_mask[row, window.scored - window.start : length] = True
                 batch.documents[row, window.scored - window.start : length] = document
             yield batch
 
@@ -167,15 +159,15 @@ class _Lane:
         self._split, self._documents, self._next, self._position = split, documents, 0, 0
 
     def fill(self, batch: HeldoutBatch, row: int) -> None:
-        filled, seq_len = 0, batch.inputs.shape[1]
+        filled, seq_len = 0, batch.documents.shape[1]
         while filled < seq_len and self._next < len(self._documents):
             number = self._documents[self._next]
             start, end = int(self._split.offsets[number]) + self._position, int(self._split.offsets[number + 1])
             tokens = self._split.tokens.read(start, min(end, start + seq_len - filled) + 1)
             here = slice(filled, filled + len(tokens) - 1)
-            batch.inputs[row, here], batch.targets[row, here] = tokens[:-1], tokens[1:]
-            batch.document_borders[row, filled] = self._position == 0
-            batch.loss_mask[row, here] = True
+            batch.rows.inputs[row, here], batch.rows.targets[row, here] = tokens[:-1], tokens[1:]
+            batch.rows.document_borders[row, filled] = self._position == 0
+            batch.rows.loss_mask[row, here] = True
             batch.documents[row, here] = number
             filled += len(tokens) - 1
             self._position += len(tokens) - 1

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.store.store import Split
+from xlstm_jax.data.store.split import Split
 
 # Shares are exact multiples of this part, so that the counts are whole-number arithmetic: g * PARTS stays in int64
 # for the first 4e12 rows.
@@ -26,16 +26,14 @@ PARTS = 1_000_000
 class Mixture:
     """Splits with weights; a split with weight 2 gives twice the rows of one with weight 1.
 
-    Attributes:
-        splits: at least one; all made with the same tokenizer.
-        weights: one positive number each; resolved to one part in a million of their sum.
-
     Raises:
         ConfigError: for weights or splits that do not go together.
     """
 
     splits: Sequence[Split]
+    """At least one; all made with the same tokenizer."""
     weights: Sequence[float]
+    """One positive number each; resolved to one part in a million of their sum."""
 
     def __post_init__(self) -> None:
         if not self.splits or len(self.splits) != len(self.weights):

@@ -28,14 +28,14 @@ EOD_TEXT = "<|endoftext|>"
 EVIDENT_EODS = (EOD_TEXT, "<|end_of_text|>", "</s>", "<eod>", "<|eod|>", "<EOD>", "<eos>", "<|eos|>", "[EOS]", "[EOD]")
 
 # Words with the space before them, numbers of up to three digits, runs of signs, line ends with the blank lines before
-# them, then indentation. Every character is in exactly one piece.
+# them, then indentation. Every character is in exactly one of them.
 WORD_PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 # Far more than any vocabulary has: an id beyond is damage, and would cost memory for all ids below it.
 MOST_IDS = 1 << 24
 
-# The library keeps about a hundred bytes a token while it encodes; longer texts go through it in pieces.
-PIECE_CHARACTERS = 1 << 20
+# The library keeps about a hundred bytes a token while it encodes; longer texts go through it in slices.
+SLICE_CHARACTERS = 1 << 20
 _LINE_START = re.compile(r"\n(?=\S)")
 # `surrogateescape` puts bytes 0x80..0xFF that are not UTF-8 at U+DC80..U+DCFF, which UTF-8 itself never gives.
 _STRAY_BYTES = re.compile("([\udc80-\udcff]+)")
@@ -110,14 +110,14 @@ class ByteLevelTokenizer(Tokenizer):
     def encode_array(self, text: bytes | str) -> Int32[np.ndarray, " tokens"]:
         decoded = as_bytes(text).decode("utf-8", "surrogateescape")
         parts = _STRAY_BYTES.split(decoded)
-        texts = [piece for part in parts[::2] for piece in _pieces(part)]
+        texts = [short for part in parts[::2] for short in _slices(part)]
         encodings = iter(self._library.encode_batch_fast(texts, add_special_tokens=False))
         arrays: list[np.ndarray] = []
         for number, part in enumerate(parts):
             if number % 2:
                 arrays.append(self._byte_ids[[ord(letter) - 0xDC00 for letter in part]])
             else:
-                arrays.extend(np.array(next(encodings).ids, np.int32) for _ in _pieces(part))
+                arrays.extend(np.array(next(encodings).ids, np.int32) for _ in _slices(part))
         ids = np.concatenate(arrays) if arrays else np.empty(0, np.int32)
         if (ids == self.eod_id).any():
             raise TokenizerError(f"{self._name} gives its EOD {self.eod_text!r} for ordinary text; name another EOD")
@@ -127,12 +127,8 @@ class ByteLevelTokenizer(Tokenizer):
         self._check_id(token_id)
         return self._bytes[token_id]
 
-    def decode(self, ids: Iterable[int]) -> bytes:
-        array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), np.int64)
-        if array.size:
-            self._check_id(int(array.min()))
-            self._check_id(int(array.max()))
-        return b"".join(map(self._bytes.__getitem__, array.tolist()))
+    def _decode(self, ids: np.ndarray) -> bytes:
+        return b"".join(map(self._bytes.__getitem__, ids.tolist()))
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -206,18 +202,18 @@ def check_vocab_size(vocab_size: int) -> None:
 def _texts(documents: Iterable[bytes]) -> Iterator[str]:
     for document in documents:
         for part in _STRAY_BYTES.split(document.decode("utf-8", "surrogateescape"))[::2]:
-            yield from _pieces(part)
+            yield from _slices(part)
 
 
-def _pieces(text: str) -> list[str]:
-    """`text` cut into pieces of about `PIECE_CHARACTERS`, after line ends where there are any."""
-    pieces, start = [], 0
-    while len(text) - start > PIECE_CHARACTERS:
-        found = _LINE_START.search(text, start + PIECE_CHARACTERS - 1, start + 2 * PIECE_CHARACTERS)
-        end = found.end() if found else min(start + 2 * PIECE_CHARACTERS, len(text))
-        pieces.append(text[start:end])
+def _slices(text: str) -> list[str]:
+    """`text` cut into slices of about `SLICE_CHARACTERS`, after line ends where there are any."""
+    slices, start = [], 0
+    while len(text) - start > SLICE_CHARACTERS:
+        found = _LINE_START.search(text, start + SLICE_CHARACTERS - 1, start + 2 * SLICE_CHARACTERS)
+        end = found.end() if found else min(start + 2 * SLICE_CHARACTERS, len(text))
+        slices.append(text[start:end])
         start = end
-    return [*pieces, text[start:]] if start < len(text) else pieces
+    return [*slices, text[start:]] if start < len(text) else slices
 
 
 @functools.cache

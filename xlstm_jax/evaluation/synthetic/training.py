@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.config import ConfigError, check_choice, check_number
+from xlstm_jax.data.store import Batch
 from xlstm_jax.evaluation.synthetic.accuracy import Answerer, LengthBin, by_length, make_answerer, right_answers
 from xlstm_jax.evaluation.synthetic.tasks import TASKS, Task
 from xlstm_jax.evaluation.synthetic.tasks import Rows as TaskRows
 from xlstm_jax.models.language_model import LanguageModelConfig, build_model
 from xlstm_jax.training.config import OptimizerConfig
 from xlstm_jax.training.errors import NotFiniteError
-from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.optimizer import make_optimizer
 from xlstm_jax.training.step import init_state, make_train_step
 
@@ -210,7 +210,7 @@ def train_synthetic(
     )
 
 
-def training_rows(task: Task, config: SyntheticConfig, first_step: int, steps: int) -> list[Rows]:
+def training_rows(task: Task, config: SyntheticConfig, first_step: int, steps: int) -> list[Batch]:
     """The batches of some steps; the only target of a row is the answer at its last token.
 
     They must all be short, or none (see `SyntheticConfig.short_steps`). Rows are padded to the greatest length of their
@@ -223,13 +223,13 @@ def training_rows(task: Task, config: SyntheticConfig, first_step: int, steps: i
     drawn = task.rows(config.seed, "train", first_step * size, steps * size, low, high)
     at_end = np.arange(drawn.tokens.shape[1]) == drawn.lengths[:, None] - 1
     # NumPy's arrays are cut into batches without a call of the device.
-    rows = Rows(
+    rows = Batch(
         inputs=drawn.tokens,  # type: ignore[arg-type]
         targets=np.where(at_end, drawn.answers[:, None], 0).astype(np.int32),  # type: ignore[arg-type]
         document_borders=np.zeros_like(at_end),
         loss_mask=at_end,
     )
-    return [Rows(*(array[i * size : (i + 1) * size] for array in rows)) for i in range(steps)]
+    return [Batch(*(array[i * size : (i + 1) * size] for array in rows)) for i in range(steps)]
 
 
 def _part(rows: TaskRows, number: int, count: int) -> TaskRows:

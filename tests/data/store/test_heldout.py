@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.store.heldout import HeldoutDocuments, bits_per_byte
-from xlstm_jax.data.store.store import Split
+from xlstm_jax.data.store import HeldoutDocuments, Split, bits_per_byte
 
 
 def split_of(lengths):
@@ -23,9 +22,10 @@ def test_every_document_is_read_whole_in_one_lane(lengths, batch_size, seq_len):
     reader = HeldoutDocuments(split, batch_size=batch_size, seq_len=seq_len)
     batches = list(reader)
     assert len(batches) == len(reader) == reader.num_batches
-    lanes = [np.concatenate(parts, axis=1) for parts in zip(*batches, strict=True)]
-    inputs, targets, borders, mask, documents = lanes
-    assert {b.inputs.shape for b in batches} == {(reader.batch_size, seq_len)}
+    inputs, targets, borders, mask, documents = (
+        np.concatenate(parts, axis=1) for parts in zip(*((*b.rows, b.documents) for b in batches), strict=True)
+    )
+    assert {b.rows.inputs.shape for b in batches} == {(reader.batch_size, seq_len)}
     assert mask.sum() == reader.num_targets == sum(lengths) + len(lengths)
     assert ((documents >= 0) == mask).all()
     for number in range(len(lengths)):
@@ -55,7 +55,7 @@ def test_some_documents_can_be_chosen():
 def test_a_uniform_model_of_bytes_needs_log2_of_its_ids():
     split = split_of([10, 20])
     reader = HeldoutDocuments(split, batch_size=2, seq_len=8)
-    nats = sum(float(b.loss_mask.sum()) * math.log(256) for b in reader)
+    nats = sum(float(b.rows.loss_mask.sum()) * math.log(256) for b in reader)
     assert bits_per_byte(nats, reader.raw_bytes) == pytest.approx(8 * 32 / 30)
 
 

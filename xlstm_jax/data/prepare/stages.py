@@ -1,4 +1,4 @@
-"""The pieces of work that a preparation consists of; each reads files, writes files, and can be done anywhere.
+"""The stages of a preparation, one task at a time; each reads files, writes files, and can be done anywhere.
 
 `scan` hashes the documents of a task, `train` makes the tokenizer if it is to be trained, `encode` turns the documents
 of a task into tokens in the order of the source, `merge` gathers the tokens of one shard of the store in its final
@@ -17,8 +17,8 @@ import numpy as np
 
 from xlstm_jax.data.errors import SourceError, TokenizerError
 from xlstm_jax.data.files import atomic_write, sha256_of, write_array, write_json
-from xlstm_jax.data.prepare.plan import Plan
-from xlstm_jax.data.tokenizers.base import Tokenizer, load_tokenizer
+from xlstm_jax.data.prepare.job import Job
+from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer, train_byte_level
 
 # Of a document: what orders it, what decides its split, its raw bytes, its tokens (0 until encoded).
 DOCUMENT = np.dtype([("order", "<u8"), ("split", "<u8"), ("bytes", "<u8"), ("tokens", "<u8")])
@@ -37,11 +37,11 @@ def document_hashes(content: bytes, seed: int) -> tuple[int, int]:
 
 
 class Worker:
-    """Does pieces of work on one work folder; keeps the plan and the tokenizer between them."""
+    """Does work on one work folder; keeps the job and the tokenizer in between."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.plan = Plan.read(folder)
+        self.job = Job.read(folder)
         self._tokenizer: Tokenizer | None = None
 
     def do(self, work: dict[str, Any], advance: Callable[[int], None] | None = None) -> None:
@@ -56,24 +56,22 @@ class Worker:
 
     def scan(self, task: int) -> None:
         rows = []
-        for _, content in self.plan.task_documents(task):
-            order, split = document_hashes(content, self.plan.settings.seed)
+        for _, content in self.job.task_documents(task):
+            order, split = document_hashes(content, self.job.config.seed)
             rows.append((order, split, len(content), 0))
         write_array(scan_path(self.folder, task), np.array(rows, DOCUMENT))
 
     def train(self, threshold: int, limit: int, advance: Callable[[int], None]) -> None:
         """Train a byte-level BPE on the documents from split hash `threshold` on and below order hash `limit`."""
-        from xlstm_jax.data.tokenizers.byte_level import train_byte_level
-
-        assert self.plan.settings.vocab_size is not None
+        assert self.job.config.vocab_size is not None
         documents = self._training_documents(threshold, limit, advance)
-        train_byte_level(documents, self.plan.settings.vocab_size).save(tokenizer_path(self.folder))
+        train_byte_level(documents, self.job.config.vocab_size).save(tokenizer_path(self.folder))
 
     def _training_documents(self, threshold: int, limit: int, advance: Callable[[int], None]) -> Iterator[bytes]:
         unreported = 0
-        for task in range(len(self.plan.tasks)):
-            for _, content in self.plan.task_documents(task):
-                order, split = document_hashes(content, self.plan.settings.seed)
+        for task in range(len(self.job.tasks)):
+            for _, content in self.job.task_documents(task):
+                order, split = document_hashes(content, self.job.config.seed)
                 if split >= threshold and order < limit:
                     yield content
                     unreported += len(content)
@@ -88,8 +86,8 @@ class Worker:
         dtype = token_dtype(self._tokenizer.vocab_size)
         rows: list[tuple[int, int, int, int]] = []
         with atomic_write(tokens_path(self.folder, task)) as file:
-            for source, content in self.plan.task_documents(task):
-                order, split = document_hashes(content, self.plan.settings.seed)
+            for source, content in self.job.task_documents(task):
+                order, split = document_hashes(content, self.job.config.seed)
                 if len(rows) >= len(scanned) or scanned["order"][len(rows)] != order:
                     raise SourceError(f"{source.path} changed while it was being read; run the same command again")
                 try:

@@ -12,8 +12,9 @@ from xlstm_jax.data.errors import (
     StoreVersionError,
     TruncatedStoreError,
 )
-from xlstm_jax.data.prepare.request import prepare
-from xlstm_jax.data.store.store import Split, index_checksum, open_store
+from xlstm_jax.data.prepare import prepare
+from xlstm_jax.data.store import Split, open_store
+from xlstm_jax.data.store.store import index_checksum
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_a_tokenizer_that_is_damaged_or_another_is_named(store):
         open_store(store)
     shutil.rmtree(store / "tokenizer")
     (store / "tokenizer").mkdir()
-    from xlstm_jax.data.tokenizers.base import ByteTokenizer
+    from xlstm_jax.data.tokenizers import ByteTokenizer
 
     ByteTokenizer().save(store / "tokenizer")
     with pytest.raises(DamagedStoreError, match="not the one that made its tokens"):

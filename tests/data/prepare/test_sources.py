@@ -11,19 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xlstm_jax.config import ConfigError
 from xlstm_jax.data.errors import SourceError
-from xlstm_jax.data.prepare.sources import Reading, documents, list_files
+from xlstm_jax.data.prepare import PrepareConfig
+from xlstm_jax.data.prepare.sources import documents, list_files
 
-PLAIN = Reading()
+PLAIN = PrepareConfig()
 
 
 def names(files):
     return [os.path.basename(f.path) for f in files]
 
 
-def read(*sources, **reading):
-    reading = Reading(**reading)
-    return [d for f in list_files(sources, reading) for d in documents(f, reading)]
+def read(*sources, **fields):
+    config = PrepareConfig(**fields)
+    return [d for f in list_files(sources, config) for d in documents(f, config)]
 
 
 def test_files_folders_and_globs(tmp_path, monkeypatch):
@@ -33,7 +35,7 @@ def test_files_folders_and_globs(tmp_path, monkeypatch):
         path.write_text(name)
     assert names(list_files([tmp_path], PLAIN)) == ["a.txt", "b.txt", "c.md"]
     assert names(list_files([f"{tmp_path}/**/*.txt"], PLAIN)) == ["a.txt", "b.txt"]
-    assert names(list_files([tmp_path], Reading(include=("*.md",)))) == ["c.md"]
+    assert names(list_files([tmp_path], PrepareConfig(include=("*.md",)))) == ["c.md"]
     assert names(list_files([tmp_path / "sub" / ".git" / "x"], PLAIN)) == ["x"]
     monkeypatch.chdir(tmp_path)
     assert list_files(["sub", tmp_path / "sub" / "b.txt", "./sub/../sub"], PLAIN) == list_files(["sub"], PLAIN)
@@ -88,8 +90,8 @@ def test_json_that_is_not_lines_is_text_and_a_format_can_be_forced(tmp_path):
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=20), st.integers(1, 60))
-def test_pieces_of_a_json_lines_file_hold_each_line_once(tmp_path_factory, texts, step):
-    path = tmp_path_factory.mktemp("pieces") / "a.jsonl"
+def test_stretches_of_a_json_lines_file_hold_each_line_once(tmp_path_factory, texts, step):
+    path = tmp_path_factory.mktemp("stretches") / "a.jsonl"
     path.write_text("".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts), "utf-8")
     (file,) = list_files([path], PLAIN)
     cuts = [*range(0, file.size, step), file.size]
@@ -113,7 +115,7 @@ def test_a_bad_line_is_named(tmp_path, content, says):
         read(tmp_path / "a.jsonl")
 
 
-def test_a_bad_line_of_a_later_piece_has_its_number_in_the_file(tmp_path):
+def test_a_bad_line_of_a_later_stretch_has_its_number_in_the_file(tmp_path):
     lines = ['{"text": "x"}\n'] * 50 + ["nonsense\n"]
     (tmp_path / "a.jsonl").write_text("".join(lines))
     (file,) = list_files([tmp_path / "a.jsonl"], PLAIN)
@@ -150,10 +152,10 @@ def test_wrong_sources_are_named(tmp_path):
         list_files([str(tmp_path / "pipe")], PLAIN)
     with pytest.raises(SourceError, match="no source given"):
         list_files([], PLAIN)
-    with pytest.raises(SourceError, match="'auto', 'text' or 'jsonl'"):
-        Reading(format="csv")
-    with pytest.raises(SourceError, match="separator is empty"):
-        Reading(separator="")
+    with pytest.raises(ConfigError, match=r"PrepareConfig.format is 'csv', but must be one of 'auto', 'jsonl', 'text'"):
+        PrepareConfig(format="csv")
+    with pytest.raises(ConfigError, match=r"PrepareConfig.separator is empty"):
+        PrepareConfig(separator="")
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path):

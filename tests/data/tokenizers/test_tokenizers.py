@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from xlstm_jax.data.errors import PrepareError, TokenizerError
-from xlstm_jax.data.tokenizers import byte_level
-from xlstm_jax.data.tokenizers.base import ByteTokenizer, load_tokenizer
-from xlstm_jax.data.tokenizers.byte_level import EOD_TEXT, ByteLevelTokenizer, train_byte_level
+from xlstm_jax.data.tokenizers import (
+    EOD_TEXT,
+    ByteLevelTokenizer,
+    ByteTokenizer,
+    byte_level,
+    load_tokenizer,
+    train_byte_level,
+)
 
 TEXT = [
     "def f(x):\n    return x + 1\n",
@@ -76,10 +81,10 @@ def test_an_eod_that_is_not_marked_special_is_still_never_text():
     assert ours.eod_id not in ours.encode(f"x{EOD_TEXT}y")
 
 
-def test_long_text_is_cut_into_pieces_that_join(monkeypatch):
+def test_long_text_is_cut_into_slices_that_join(monkeypatch):
     whole = "".join(TEXT)
     expected = TRAINED.encode(whole)
-    monkeypatch.setattr(byte_level, "PIECE_CHARACTERS", 100)
+    monkeypatch.setattr(byte_level, "SLICE_CHARACTERS", 100)
     assert TRAINED.encode(whole) == expected
     unbroken = "x" * 1000 + "é" * 500
     assert TRAINED.decode(TRAINED.encode(unbroken)) == unbroken.encode()

@@ -14,9 +14,9 @@ import pytest
 
 from xlstm_jax.data import files
 from xlstm_jax.data.errors import DiskFullError, PrepareError, SourceError, TokenizerError, WriteError
+from xlstm_jax.data.prepare import prepare
 from xlstm_jax.data.prepare.order import split_threshold
-from xlstm_jax.data.prepare.request import prepare
-from xlstm_jax.data.store.store import open_store
+from xlstm_jax.data.store import open_store
 
 QUIET = {"progress": False, "workers": 1}
 
@@ -136,7 +136,7 @@ def test_the_threshold_takes_about_the_fraction():
 def test_a_vocabulary_over_65536_is_stored_wide(tmp_path):
     from tokenizers import Tokenizer
 
-    from xlstm_jax.data.tokenizers.byte_level import train_byte_level
+    from xlstm_jax.data.tokenizers import train_byte_level
 
     trained = train_byte_level([b"some text"], 260)
     trained.save(tmp_path / "t")
@@ -151,7 +151,7 @@ def test_a_vocabulary_over_65536_is_stored_wide(tmp_path):
 
 
 def test_the_tokenizer_is_trained_on_the_training_split(tmp_path):
-    from xlstm_jax.data.tokenizers.byte_level import train_byte_level
+    from xlstm_jax.data.tokenizers import train_byte_level
 
     corpus(tmp_path / "in")
     settings = {"tokenizer": "bpe", "vocab_size": 300, "validation_fraction": 0.4}
@@ -192,7 +192,7 @@ def test_wrong_requests_are_named(tmp_path):
             out,
             {"validation_fraction": 1.0},
             PrepareError,
-            "validation_fraction is 1.0, but must be >= 0 and < 1",
+            "validation_fraction is 1.0, but must be a number >= 0 and < 1",
         ),
         (source, out, {"workers": 0}, PrepareError, "workers is 0"),
         (source, out, {"seed": 0.5}, PrepareError, "seed is 0.5"),
@@ -256,7 +256,7 @@ def test_space_is_asked_for_beforehand(tmp_path, monkeypatch):
 
 
 def test_a_file_that_changes_meanwhile_is_named(tmp_path, monkeypatch):
-    from xlstm_jax.data.prepare.work import Worker
+    from xlstm_jax.data.prepare.stages import Worker
 
     corpus(tmp_path / "in")
     real = Worker.encode
@@ -295,7 +295,7 @@ def test_a_tokenizer_that_loses_bytes_of_these_very_texts_is_named(tmp_path):
     import tokenizers
     from tokenizers import pre_tokenizers
 
-    from xlstm_jax.data.tokenizers.byte_level import train_byte_level
+    from xlstm_jax.data.tokenizers import train_byte_level
 
     library = tokenizers.Tokenizer.from_str(train_byte_level([b"some words"], 260).text)
     # Nothing that a new tokenizer is tried on has this word in it.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from xlstm_jax.data import errors
-from xlstm_jax.data.prepare.work import Worker
+from xlstm_jax.data.prepare.stages import Worker
 
 Work = dict[str, Any]
 
@@ -52,7 +52,7 @@ class WorkerPool:
         """Do all of `works`, in any order; `done` is called here after each, `advance` with what work in hand reports.
 
         Raises:
-            DataError: the first error that a piece of work raised.
+            DataError: the first error that one of `works` raised.
             RuntimeError: a worker died, or met something that is nobody's input.
         """
         if self._local is not None:
@@ -116,7 +116,7 @@ def _start(folder: Path) -> subprocess.Popen:
     # The child must find the same packages, also where the caller changed sys.path.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return subprocess.Popen(
-        [sys.executable, "-c", "from xlstm_jax.data.prepare.workers import serve; serve()", str(folder)],
+        [sys.executable, "-c", "from xlstm_jax.data.prepare.pool import serve; serve()", str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from xlstm_jax.data.store.prefetch import Prefetcher
+from xlstm_jax.data.store import Prefetcher
 
 
 def prefetch_threads():

@@ -1,4 +1,4 @@
-"""A preparation that is killed: finished pieces stay, are not made again, and the result is the same."""
+"""A preparation that is killed: finished tasks stay, are not made again, and the result is the same."""
 
 import os
 import random
@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from xlstm_jax.data.errors import MissingStoreError, PrepareError
-from xlstm_jax.data.prepare.request import prepare
-from xlstm_jax.data.store.store import open_store
+from xlstm_jax.data.prepare import prepare
+from xlstm_jax.data.store import open_store
 
 # Slowed down so that the kill comes in the middle; otherwise the command itself.
 PROGRAM = """
 import sys, time
-from xlstm_jax.data.prepare import work, workers
-from xlstm_jax.data.prepare.request import prepare
+from xlstm_jax.data.prepare import pool, prepare, stages
 
 name, source, out, count = sys.argv[1:]
 def slowed(function):
@@ -27,9 +26,9 @@ def slowed(function):
         return function(*args, **kwargs)
     return slow
 if count == "1":
-    setattr(work.Worker, name, slowed(getattr(work.Worker, name)))
+    setattr(stages.Worker, name, slowed(getattr(stages.Worker, name)))
 else:
-    workers._ask = slowed(workers._ask)
+    pool._ask = slowed(pool._ask)
 prepare(source, out, progress=False, workers=int(count), task_bytes=2000, shard_tokens=2000)
 """
 SETTINGS = {"progress": False, "workers": 1, "task_bytes": 2000, "shard_tokens": 2000}
@@ -64,7 +63,7 @@ def wait_for(out: Path, pattern: str, count: int, process: subprocess.Popen) -> 
     ("method", "marks", "results"),
     [("encode", "work/tokens-*.npy", "work/tokens-*.bin"), ("merge", "work/merged-train-*.json", "train-*.bin")],
 )
-def test_finished_pieces_survive_a_kill_and_are_not_made_again(source, tmp_path, method, marks, results):
+def test_finished_tasks_survive_a_kill_and_are_not_made_again(source, tmp_path, method, marks, results):
     whole = prepare(source, tmp_path / "whole", **SETTINGS)
     out = tmp_path / "out"
     process = start(method, source, out, workers=1)
@@ -120,6 +119,6 @@ def workers_of(out: Path) -> list[str]:
             line = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if "xlstm_jax.data.prepare.workers" in line and str(out) in line:
+        if "xlstm_jax.data.prepare.pool" in line and str(out) in line:
             found.append(line)
     return found

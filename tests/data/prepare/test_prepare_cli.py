@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from xlstm_jax.cli import main
-from xlstm_jax.data.store.store import open_store
+from xlstm_jax.data.store import open_store
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_errors_are_one_sentence_and_a_code(texts, tmp_path):
         (
             ["prepare", str(texts), "--out", str(tmp_path / "s"), "--validation-fraction", "2"],
             2,
-            "must be >= 0 and < 1",
+            "must be a number >= 0 and < 1",
         ),
         (["prepare", str(texts)], 2, "--out"),
     ):

@@ -1,13 +1,14 @@
 """From sources to a token store: scan, train the tokenizer, encode, merge.
 
-Everything is done in pieces that survive a kill: a piece is a file that is written whole or not at all, and running the
-same command again does only what is missing. The result depends on the documents and the settings alone, not on the
-number of workers, the paths of the sources or how often the work was interrupted.
+Every stage is done by tasks that survive a kill: what a task makes is a file that is written whole or not at all, and
+running the same command again does only what is missing. The result depends on the documents and the settings alone,
+not on the number of workers, the paths of the sources or how often the work was interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -19,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from xlstm_jax.config import to_json
+from xlstm_jax.config import ConfigError
 from xlstm_jax.data.errors import PrepareError, SourceError
 from xlstm_jax.data.files import check_space, remove_temporaries, write_array, write_json
-from xlstm_jax.data.prepare import work
+from xlstm_jax.data.prepare import stages
+from xlstm_jax.data.prepare.config import PrepareConfig
+from xlstm_jax.data.prepare.job import JOB_FILE, Job, differences, make_job
 from xlstm_jax.data.prepare.order import (
     HASH_RANGE,
     content_digest,
@@ -31,89 +34,64 @@ from xlstm_jax.data.prepare.order import (
     split_threshold,
     write_index,
 )
-from xlstm_jax.data.prepare.plan import PLAN_FILE, Plan, Settings, differences, make_plan
-from xlstm_jax.data.prepare.sources import Format, Reading, list_files
-from xlstm_jax.data.prepare.workers import WorkerPool
+from xlstm_jax.data.prepare.pool import WorkerPool
+from xlstm_jax.data.prepare.sources import list_files
 from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, WORK_FOLDER, TokenStore, open_store, read_index
-from xlstm_jax.data.tokenizers.base import ByteTokenizer, Tokenizer, load_tokenizer
+from xlstm_jax.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from xlstm_jax.machine.progress import Progress
 
-DEFAULT_VOCAB_SIZE = 8192
-DEFAULT_VALIDATION_FRACTION = 0.02
 IN_PROCESS_BYTES = 1 << 22
 LOCK_FILE = ".lock"
 
 
 def prepare(
     sources: str | Path | Sequence[str | Path],
-    out: str | Path,
+    path: str | Path,
+    config: PrepareConfig | None = None,
     *,
-    tokenizer: str | Path = "bytes",
-    vocab_size: int | None = None,
-    validation_fraction: float = DEFAULT_VALIDATION_FRACTION,
-    seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
-    format: Format = "auto",
-    text_field: str = "text",
-    separator: str | None = None,
-    include: Sequence[str] | None = None,
-    eod: str | None = None,
-    drop_normalizer: bool = False,
-    training_bytes: int = 1 << 30,
-    shard_tokens: int = 1 << 26,
     task_bytes: int | None = None,
+    **fields: Any,
 ) -> TokenStore:
     """Make a token store, go on with an unfinished one, or open the finished one if it is what is asked for.
 
     Args:
         sources: files, folders, globs, or the word `stdlib`; see `sources.list_files`.
-        out: folder of the store.
-        tokenizer: `bytes`, `bpe` (trained on the training split), or a path for `load_tokenizer`.
-        vocab_size: of a `bpe`, EOD included; 8192 if None.
-        validation_fraction: share of the documents (by hash of their content) that become the validation split; at
-            least one if there are two different ones, none if 0.
-        seed: of the documents' order. The split does not depend on it.
+        path: folder of the store.
+        config: what the store shall be.
         workers: processes; None means one for each core this process may use.
-        format, text_field, separator, include: see `sources.Reading`.
-        eod, drop_normalizer: see `load_tokenizer`.
-        training_bytes: a `bpe` is trained on documents, chosen by hash, of about this size at most.
-        shard_tokens: a shard file is closed at the first document end after so many tokens.
-        task_bytes: source bytes in one piece of work; None chooses.
+        progress: show bars on a terminal.
+        task_bytes: source bytes that a worker does at a time; None chooses.
+        fields: of `PrepareConfig`, in place of those of `config`: `prepare("books/", "stores/books", tokenizer="bpe")`.
 
     Raises:
         SourceError, TokenizerError, PrepareError, DiskFullError: see there; each is a `ValueError`.
     """
-    out = Path(out)
+    out = Path(path)
     listed = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    reading = Reading(format, text_field, separator, tuple(include) if include else None)
-    given = _given_tokenizer(tokenizer, vocab_size, eod, drop_normalizer)
-    settings = Settings(
-        tokenizer=_tokenizer_name(given),
-        vocab_size=(DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size) if given is None else None,
-        training_bytes=training_bytes,
-        validation_fraction=float(validation_fraction),
-        seed=seed,
-        shard_tokens=shard_tokens,
-    )
-    _check_settings(settings)
+    try:
+        config = dataclasses.replace(config or PrepareConfig(), **fields)
+    except ConfigError as error:
+        raise PrepareError(str(error)) from error
+    given = _given_tokenizer(config)
     workers = workers if workers is not None else _cores()
     if workers < 1:
         raise PrepareError(f"workers is {workers}, but must be >= 1")
-    plan = make_plan(list_files(listed, reading), reading, settings, task_bytes)
+    job = make_job(list_files(listed, config), config, _tokenizer_name(given), task_bytes)
     if (out / INDEX_FILE).is_file():
-        return _open_equal(plan, out, workers, progress)
+        return _open_equal(job, out, workers, progress)
     with _locked(out), Progress(progress) as bars:
-        plan = _begin(plan, out)
+        job = _begin(job, out)
         folder = out / WORK_FOLDER
-        with WorkerPool(folder, _processes(plan, workers)) as pool:
-            scanned = _scan(plan, folder, pool, bars)
-            threshold = split_threshold(scanned["split"], validation_fraction)
-            made = _make_tokenizer(plan, folder, pool, given, scanned, threshold, bars)
-            _encode(plan, folder, pool, made, scanned, bars)
-            splits = _merge(plan, folder, pool, made, threshold, bars)
+        with WorkerPool(folder, _processes(job, workers)) as pool:
+            scanned = _scan(job, folder, pool, bars)
+            threshold = split_threshold(scanned["split"], config.validation_fraction)
+            made = _make_tokenizer(job, folder, pool, given, scanned, threshold, bars)
+            _encode(job, folder, pool, made, scanned, bars)
+            splits = _merge(job, folder, pool, made, threshold, bars)
         made.save(out / TOKENIZER_FOLDER)
-        write_index(out, plan, splits, made, content_digest(scanned))
+        write_index(out, job, splits, made, content_digest(scanned))
     shutil.rmtree(folder)
     return open_store(out)
 
@@ -123,16 +101,14 @@ def prepare(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _given_tokenizer(tokenizer: str | Path, vocab_size: int | None, eod: str | None, drop: bool) -> Tokenizer | None:
-    if str(tokenizer) == "bpe":
-        from xlstm_jax.data.tokenizers.byte_level import check_vocab_size
-
-        check_vocab_size(DEFAULT_VOCAB_SIZE if vocab_size is None else vocab_size)
+def _given_tokenizer(config: PrepareConfig) -> Tokenizer | None:
+    """The tokenizer to use; None if one is to be trained."""
+    if config.tokenizer == "bpe":
         return None
-    given = load_tokenizer(tokenizer, eod=eod, drop_normalizer=drop)
-    if vocab_size is not None and vocab_size != given.vocab_size:
+    given = load_tokenizer(config.tokenizer, eod=config.eod, drop_normalizer=config.drop_normalizer)
+    if config.vocab_size not in (None, given.vocab_size):
         raise PrepareError(
-            f"vocab_size is {vocab_size}, but the tokenizer {str(tokenizer)!r} has {given.vocab_size} ids; "
+            f"vocab_size is {config.vocab_size}, but the tokenizer {config.tokenizer!r} has {given.vocab_size} ids; "
             "vocab_size is for the tokenizer 'bpe', which is trained"
         )
     return given
@@ -149,21 +125,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processes(plan: Plan, workers: int) -> int:
+def _processes(job: Job, workers: int) -> int:
     """How many processes to start; 0 means that what little there is to do is done in this one."""
-    count = min(workers, len(plan.tasks))
-    size = sum(file.size for file in plan.files)
+    count = min(workers, len(job.tasks))
+    size = sum(file.size for file in job.files)
     return 0 if count == 1 and size < IN_PROCESS_BYTES else count
-
-
-def _check_settings(settings: Settings) -> None:
-    if not 0 <= settings.validation_fraction < 1:
-        raise PrepareError(f"validation_fraction is {settings.validation_fraction}, but must be >= 0 and < 1")
-    if isinstance(settings.seed, bool) or not isinstance(settings.seed, int):
-        raise PrepareError(f"seed is {settings.seed!r}, but must be a whole number")
-    for name in ("training_bytes", "shard_tokens"):
-        if getattr(settings, name) < 1:
-            raise PrepareError(f"{name} is {getattr(settings, name)}, but must be >= 1")
 
 
 @contextlib.contextmanager
@@ -186,26 +152,26 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
-def _begin(plan: Plan, out: Path) -> Plan:
-    """Write the plan down, or take up the unfinished one if it is the same; if it is of the same files before they were
+def _begin(job: Job, out: Path) -> Job:
+    """Write the job down, or take up the unfinished one if it is the same; if it is of the same files before they were
     written to, begin again."""
     folder = out / WORK_FOLDER
     remove_temporaries(out)
-    if not (folder / PLAN_FILE).is_file():
+    if not (folder / JOB_FILE).is_file():
         folder.mkdir(exist_ok=True)
-        plan.write(folder)
-        return plan
+        job.write(folder)
+        return job
     remove_temporaries(folder)
-    found = Plan.read(folder)
-    if found.settings == plan.settings and plan.is_edited(found):
+    found = Job.read(folder)
+    if found.settings == job.settings and job.is_edited(found):
         # What was made of the old content is of no use, and asking for it again would only send the user to delete it.
         for path in out.iterdir():
             if path.name != LOCK_FILE:
                 (shutil.rmtree if path.is_dir() else os.unlink)(path)
         folder.mkdir()
-        plan.write(folder)
-        return plan
-    differing = differences(_request(plan), _request(found))
+        job.write(folder)
+        return job
+    differing = differences(_request(job), _request(found))
     if differing:
         raise PrepareError(
             f"{out} holds an unfinished preparation of another request, which differs in {differing}; "
@@ -214,21 +180,21 @@ def _begin(plan: Plan, out: Path) -> Plan:
     return found
 
 
-def _request(plan: Plan) -> dict[str, Any]:
-    return to_json(plan.settings) | {"sources": plan.files_key()[:12]}
+def _request(job: Job) -> dict[str, Any]:
+    return job.settings | {"sources": job.files_key()[:12]}
 
 
-def _open_equal(plan: Plan, out: Path, workers: int, progress: bool) -> TokenStore:
-    """The finished store, if this plan would make the same one."""
+def _open_equal(job: Job, out: Path, workers: int, progress: bool) -> TokenStore:
+    """The finished store, if this job would make the same one."""
     found = read_index(out)["request"]
-    differing = differences(to_json(plan.settings), found["settings"])
-    if not differing and plan.files_key() != found["files_key"]:
+    differing = differences(job.settings, found["settings"])
+    if not differing and job.files_key() != found["files_key"]:
         # Files were moved or written to; their content decides.
         with tempfile.TemporaryDirectory() as name, Progress(progress) as bars:
             folder = Path(name)
-            plan.write(folder)
-            with WorkerPool(folder, _processes(plan, workers)) as pool:
-                digest = content_digest(_scan(plan, folder, pool, bars))
+            job.write(folder)
+            with WorkerPool(folder, _processes(job, workers)) as pool:
+                digest = content_digest(_scan(job, folder, pool, bars))
         differing = differences({"documents": digest[:12]}, {"documents": found["content"][:12]})
     if differing:
         raise PrepareError(
@@ -244,8 +210,8 @@ def _open_equal(plan: Plan, out: Path, workers: int, progress: bool) -> TokenSto
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _task_works(plan: Plan, name: str) -> list[tuple[dict[str, Any], int]]:
-    return [({"do": name, "task": task}, plan.task_bytes(task)) for task in range(len(plan.tasks))]
+def _task_works(job: Job, name: str) -> list[tuple[dict[str, Any], int]]:
+    return [({"do": name, "task": task}, job.task_bytes(task)) for task in range(len(job.tasks))]
 
 
 def _run_missing(
@@ -263,16 +229,16 @@ def _run_missing(
         pool.run([w for w, _ in missing], lambda w: advance(sizes[json.dumps(w)]))
 
 
-def _scan(plan: Plan, folder: Path, pool: WorkerPool, bars: Progress) -> np.ndarray:
-    _run_missing(pool, bars, "reading", _task_works(plan, "scan"), lambda w: work.scan_path(folder, w["task"]))
-    scanned = np.concatenate([np.load(work.scan_path(folder, task)) for task in range(len(plan.tasks))])
+def _scan(job: Job, folder: Path, pool: WorkerPool, bars: Progress) -> np.ndarray:
+    _run_missing(pool, bars, "reading", _task_works(job, "scan"), lambda w: stages.scan_path(folder, w["task"]))
+    scanned = np.concatenate([np.load(stages.scan_path(folder, task)) for task in range(len(job.tasks))])
     if not scanned.size:
-        raise SourceError(f"the sources hold no text: {len(plan.files)} files, all empty")
+        raise SourceError(f"the sources hold no text: {len(job.files)} files, all empty")
     return scanned
 
 
 def _make_tokenizer(
-    plan: Plan,
+    job: Job,
     folder: Path,
     pool: WorkerPool,
     given: Tokenizer | None,
@@ -280,11 +246,11 @@ def _make_tokenizer(
     threshold: int,
     bars: Progress,
 ) -> Tokenizer:
-    path = work.tokenizer_path(folder)
+    path = stages.tokenizer_path(folder)
     if given is not None:
         given.save(path)
     elif not (path / "finished").exists():
-        training = plan.settings.training_bytes
+        training = job.config.training_bytes
         total = int(scanned["bytes"][scanned["split"] >= threshold].sum())
         limit = min(HASH_RANGE, HASH_RANGE * training // max(1, total))
         # In a process of its own, because the library does not hear Ctrl-C while it merges.
@@ -295,32 +261,32 @@ def _make_tokenizer(
 
 
 def _encode(
-    plan: Plan, folder: Path, pool: WorkerPool, tokenizer: Tokenizer, scanned: np.ndarray, bars: Progress
+    job: Job, folder: Path, pool: WorkerPool, tokenizer: Tokenizer, scanned: np.ndarray, bars: Progress
 ) -> None:
     if isinstance(tokenizer, ByteTokenizer):
         # Two bytes a token, once as encoded and once as shard. What another tokenizer needs is known after encoding.
         done = sum(path.stat().st_size for path in folder.glob("tokens-*.bin"))
         check_space(folder, 4 * int(scanned["bytes"].sum()) - done)
-    _run_missing(pool, bars, "encoding", _task_works(plan, "encode"), lambda w: work.encoded_path(folder, w["task"]))
+    _run_missing(pool, bars, "encoding", _task_works(job, "encode"), lambda w: stages.encoded_path(folder, w["task"]))
 
 
 def _merge(
-    plan: Plan, folder: Path, pool: WorkerPool, tokenizer: Tokenizer, threshold: int, bars: Progress
+    job: Job, folder: Path, pool: WorkerPool, tokenizer: Tokenizer, threshold: int, bars: Progress
 ) -> dict[str, dict[str, Any]]:
-    dtype = work.token_dtype(tokenizer.vocab_size)
+    dtype = stages.token_dtype(tokenizer.vocab_size)
     splits: dict[str, dict[str, Any]] = {}
     works: list[tuple[dict[str, Any], int]] = []
-    for name, placed in place_documents(plan, folder, threshold).items():
-        write_array(work.placed_path(folder, name), placed)
-        splits[name], cuts = split_entry(folder.parent, name, placed, plan.settings.shard_tokens)
+    for name, placed in place_documents(job, folder, threshold).items():
+        write_array(stages.placed_path(folder, name), placed)
+        splits[name], cuts = split_entry(folder.parent, name, placed, job.config.shard_tokens)
         for shard, (first, last) in enumerate(itertools.pairwise(cuts)):
             arguments = {"split": name, "shard": shard, "first": first, "last": last, "closing": last == len(placed)}
             kind = {"eod": tokenizer.eod_id, "dtype": dtype.str}
             tokens = int(placed["tokens"][first:last].sum()) + last - first
             works.append(({"do": "merge"} | arguments | kind, tokens * dtype.itemsize))
-    missing = [size for w, size in works if not work.merged_path(folder, w["split"], w["shard"]).exists()]
+    missing = [size for w, size in works if not stages.merged_path(folder, w["split"], w["shard"]).exists()]
     check_space(folder, sum(missing))
-    _run_missing(pool, bars, "writing", works, lambda w: work.merged_path(folder, w["split"], w["shard"]))
+    _run_missing(pool, bars, "writing", works, lambda w: stages.merged_path(folder, w["split"], w["shard"]))
     for w, _ in works:
-        splits[w["split"]]["shards"].append(json.loads(work.merged_path(folder, w["split"], w["shard"]).read_bytes()))
+        splits[w["split"]]["shards"].append(json.loads(stages.merged_path(folder, w["split"], w["shard"]).read_bytes()))
     return splits

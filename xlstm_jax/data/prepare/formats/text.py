@@ -1,0 +1,23 @@
+"""Plain text, and every file that no other format claims: one document, or several with a separator between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO
+
+from xlstm_jax.data.prepare.config import PrepareConfig
+from xlstm_jax.data.prepare.formats.base import Format, Where
+from xlstm_jax.data.tokenizers import as_bytes
+
+
+def _read(stream: IO[bytes], config: PrepareConfig, start: int, end: int | None, where: Where) -> Iterator[bytes]:
+    content = stream.read()
+    yield from content.split(as_bytes(config.separator)) if config.separator else [content]
+
+
+FORMAT = Format(
+    name="text",
+    summary="a file is a document, its bytes as they are; --separator cuts it into several",
+    read=_read,
+    options=("separator",),
+)

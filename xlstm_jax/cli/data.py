@@ -92,8 +92,12 @@ def _formats() -> str:
     """The formats of text, a line each."""
     from xlstm_jax.data.prepare.formats import formats
 
-    lines = [f"  {one.name:8} {one.summary}" for one in formats()]
-    return "\n".join(["formats, all of them also gzipped:", *lines])
+    lines = ["formats, all of them also gzipped:"]
+    for one in formats():
+        endings = f" ({', '.join((*one.endings, *one.shared_endings))})" if one.endings else ""
+        options = "".join(f"; --{option.replace('_', '-')}" for option in one.options)
+        lines.append(f"  {one.name:8} {one.summary}{endings}{options}")
+    return "\n".join(lines)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

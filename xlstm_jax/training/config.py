@@ -32,9 +32,9 @@ class DataConfig(PrepareConfig):
     """Files, folders or globs; `stdlib` stands for the sources of the running Python's standard library."""
     store: str | None = None
     """Folder of the token store; a name under `stores/` that follows from the request for it if not given."""
-    mixture: dict[str, float] | None = None
-    """Folders of finished token stores of one tokenizer and their weights, to read several texts as one: a store of
-    weight 2 gives twice the rows of one of weight 1. Stands in place of `sources`, `store` and how to prepare them."""
+    mixture: tuple[tuple[str, float], ...] = ()
+    """Finished token stores of one tokenizer, each with its weight, to learn from together: `stores/a 3 stores/b 1`
+    takes three rows in four from the first. Stands in place of `sources`, `store` and how to prepare it."""
     mask_crossing: bool = False
     """Leave the first token of each document out of the loss: only the document before could tell of it."""
 
@@ -47,20 +47,18 @@ class DataConfig(PrepareConfig):
         self.sources = tuple(self.sources)
         check_number(self, "vocab_size", at_least=257, integer=True)
         check_number(self, "seed", at_least=0, integer=True)
-        if self.mixture is not None:
-            self._check_mixture(self.mixture)
+        self.mixture = tuple((str(path), weight) for path, weight in self.mixture)
+        for path, weight in self.mixture:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise ConfigError(f"DataConfig.mixture gives {path} the weight {weight!r}, but it must be a number > 0")
+        if self.mixture:
+            if self.store is not None:
+                raise ConfigError(
+                    f"DataConfig.mixture is given, and DataConfig.store is {self.store!r}; give one of them"
+                )
+            self.sources = ()  # what is not read must not stand in the config of a run
         elif not self.sources and self.store is None:
             raise ConfigError("DataConfig.sources is empty and DataConfig.store is not given; one of them must be")
-
-    def _check_mixture(self, weights: dict[str, float]) -> None:
-        if not isinstance(weights, dict) or not weights:
-            raise ConfigError(f'DataConfig.mixture is {weights!r}, but must be weights of stores, as {{"stores/a": 1}}')
-        for path, weight in weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-                raise ConfigError(f"DataConfig.mixture[{path!r}] is {weight!r}, but must be a number > 0")
-        if self.store is not None:
-            raise ConfigError(f"DataConfig.store is {self.store!r} and DataConfig.mixture is given; give one of them")
-        self.sources = ()  # what is not read must not stand in the config of a run
 
     def to_prepare(self) -> PrepareConfig:
         """What the store shall be."""
@@ -70,14 +68,14 @@ class DataConfig(PrepareConfig):
     def store_path(self) -> Path:
         """Where the token store lies: as given, or a readable name under `stores/` that no other request shares; of a
         mixture the first."""
-        if self.mixture is not None:
-            return Path(next(iter(self.mixture)))
+        if self.mixture:
+            return Path(self.mixture[0][0])
         if self.store is not None:
             return Path(self.store)
         request = to_json(dataclasses.replace(self, store=None, mask_crossing=False, fingerprint=None))
         for f in dataclasses.fields(self):
             # What is at its default stays out, so that a new setting leaves the names of stores as they are.
-            if f.name not in _ALWAYS_IN_NAME and request[f.name] == f.default:
+            if f.name not in _ALWAYS_IN_NAME and getattr(self, f.name) == f.default:
                 del request[f.name]
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
         tokenizer = f"bpe{self.vocab_size}" if self.tokenizer == "bpe" else Path(self.tokenizer).stem

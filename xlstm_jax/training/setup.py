@@ -222,7 +222,7 @@ def _check_store(run: RunFolder, experiment: Experiment, store: TokenStore) -> N
                 "with --data.store PATH"
             )
     wanted = experiment.data.tokenizer
-    if experiment.data.mixture is None and wanted in ("bytes", "bpe") and wanted != store.tokenizer.kind:
+    if not experiment.data.mixture and wanted in ("bytes", "bpe") and wanted != store.tokenizer.kind:
         raise WrongStoreError(
             f"data.tokenizer is {wanted!r}, but the store {store} was made with a tokenizer of the kind "
             f"{store.tokenizer.kind!r}; give that, or another store"
@@ -232,6 +232,9 @@ def _check_store(run: RunFolder, experiment: Experiment, store: TokenStore) -> N
         raise WrongStoreError(
             f"{run} was trained on another text than that of the store {store}; give its own store with "
             "--data.store PATH, or start a copy with --fork NAME"
+            if not experiment.data.mixture
+            else f"{run} was trained on other texts, or with other weights, than those of the mixture of {store}; give "
+            "its own with --data.mixture, or start a copy with --fork NAME"
         )
 
 

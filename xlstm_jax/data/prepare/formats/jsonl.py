@@ -62,7 +62,7 @@ def _recognise(first_line: bytes) -> bool:
 
 FORMAT = Format(
     name="jsonl",
-    summary="an object a line, with the text in --text-field (.jsonl, .ndjson, and .json of that kind)",
+    summary="JSON lines: an object a line, one of its fields is a document",
     read=_read,
     endings=(".jsonl", ".ndjson"),
     shared_endings=(".json",),

@@ -17,7 +17,7 @@ def _read(stream: IO[bytes], config: PrepareConfig, start: int, end: int | None,
 
 FORMAT = Format(
     name="text",
-    summary="a file is a document, its bytes as they are; --separator cuts it into several",
+    summary="all other files: one document each, or several with a separator between them",
     read=_read,
     options=("separator",),
 )

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from small_models import model_config, random_like
 
 from xlstm_jax.hub import WeightsError, params_from_xlstm_jax
-from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
+from xlstm_jax.models.layouts import stack_blocks
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 
 # Our name -> (the peer's name, axis that tensor parallelism splits or None, behind a wrapper also without a split).

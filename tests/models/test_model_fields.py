@@ -22,7 +22,7 @@ from small_models import (
 )
 
 from xlstm_jax.models.configs import ParallelConfig
-from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks, unstack_blocks
+from xlstm_jax.models.layouts import stack_blocks, to_blocks
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 
 SEQ = 7
@@ -227,7 +227,7 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(layer_type):
     stacked = stack_blocks(params)
     fresh = jax.eval_shape(scanned.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, fresh)
-    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked), params)
+    jax.tree.map(np.testing.assert_array_equal, to_blocks(stacked), params)
 
     def loss(model):
         return jax.jit(jax.value_and_grad(lambda p: jnp.mean(model.apply({"params": p}, tokens_of(2, SEQ)) ** 2)))
@@ -235,7 +235,7 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(layer_type):
     value, gradient = loss(model)(params)
     scanned_value, scanned_gradient = loss(scanned)(stacked)
     assert_close(scanned_value, value, 1e-6)
-    assert_trees_close(unstack_blocks(scanned_gradient), gradient, 1e-4)
+    assert_trees_close(to_blocks(scanned_gradient), gradient, 1e-4)
 
 
 def test_scanned_blocks_are_initialised_each_by_itself_and_drop_out_each_by_itself():

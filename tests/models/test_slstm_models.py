@@ -14,12 +14,12 @@ from small_models import ROUNDING, VOCAB, assert_close, assert_trees_close, buil
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.models.configs import ParallelConfig
+from xlstm_jax.models.layouts import stack_blocks, to_blocks
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
-from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks, unstack_blocks
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
 
 STACKS = {"[0:1]": "all", "[1:1]": [1]}
@@ -180,7 +180,7 @@ def test_a_scan_over_slstm_blocks_equals_the_blocks_in_turn():
     assert_trees_close(state, jax.tree.map(lambda *x: jnp.stack(x), *want_state), 1e-5)
     # Each block gets the biases of its place.
     initial = [jax.jit(m.init)(jax.random.key(0), tokens)["params"]["xlstm_block_stack"] for m in (model, scanned)]
-    blocks, scanned_blocks = initial[0], unstack_blocks(initial[1])
+    blocks, scanned_blocks = initial[0], to_blocks(initial[1])
     for i in range(3):
         bias, scanned_bias = (b[f"blocks_{i}"]["xlstm"]["cell"]["bias"] for b in (blocks, scanned_blocks))
         assert_close(scanned_bias, bias, ROUNDING)

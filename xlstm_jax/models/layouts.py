@@ -76,8 +76,9 @@ def to_runs(tree: Any, runs: Sequence[range]) -> Any:
 
 
 def param_shapes(config: Any) -> dict[str, Any]:
-    """The tree of `build_model(config)`'s parameters with shapes and dtypes for arrays; nothing is made, and one block of
-    each kind is traced, whatever the depth."""
+    """The tree of `build_model(config)`'s parameters with shapes and dtypes for arrays; nothing is made, and one block
+    of each kind is traced, whatever the depth."""
+    # Models stand above their layouts.
     from xlstm_jax.models.kinds import KINDS
     from xlstm_jax.models.language_model import build_model
 

@@ -1,4 +1,4 @@
-"""Held-out documents: each whole, each target once, in lanes whose state is carried."""
+"""Held-out documents: each whole, each target once, in rows whose state is carried."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.store import HeldoutDocuments, Split, bits_per_byte
+from xlstm_jax.data.store import HeldoutDocuments, Split
 
 
 def split_of(lengths):
@@ -17,7 +17,7 @@ def split_of(lengths):
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=15), st.integers(1, 6), st.integers(1, 9))
-def test_every_document_is_read_whole_in_one_lane(lengths, batch_size, seq_len):
+def test_every_document_is_read_whole_in_one_row(lengths, batch_size, seq_len):
     split = split_of(lengths)
     reader = HeldoutDocuments(split, batch_size=batch_size, seq_len=seq_len)
     batches = list(reader)
@@ -30,16 +30,16 @@ def test_every_document_is_read_whole_in_one_lane(lengths, batch_size, seq_len):
     assert ((documents >= 0) == mask).all()
     for number in range(len(lengths)):
         places = np.argwhere(documents == number)
-        lane, first, last = places[0, 0], places[0, 1], places[-1, 1]
-        assert (places[:, 0] == lane).all()
+        row, first, last = places[0, 0], places[0, 1], places[-1, 1]
+        assert (places[:, 0] == row).all()
         assert len(places) == last - first + 1
-        assert inputs[lane, first : last + 1].tolist() == split.document(number)[:-1].tolist()
-        assert targets[lane, first : last + 1].tolist() == split.document(number)[1:].tolist()
-        assert borders[lane, first : last + 1].tolist() == [True] + [False] * (last - first)
+        assert inputs[row, first : last + 1].tolist() == split.document(number)[:-1].tolist()
+        assert targets[row, first : last + 1].tolist() == split.document(number)[1:].tolist()
+        assert borders[row, first : last + 1].tolist() == [True] + [False] * (last - first)
     assert borders.sum() == len(lengths)
 
 
-def test_lanes_are_filled_evenly():
+def test_rows_are_filled_evenly():
     split = split_of([99] + [9] * 22)
     reader = HeldoutDocuments(split, batch_size=4, seq_len=10)
     assert reader.num_batches == 10
@@ -56,7 +56,7 @@ def test_a_uniform_model_of_bytes_needs_log2_of_its_ids():
     split = split_of([10, 20])
     reader = HeldoutDocuments(split, batch_size=2, seq_len=8)
     nats = sum(float(b.rows.loss_mask.sum()) * math.log(256) for b in reader)
-    assert bits_per_byte(nats, reader.raw_bytes) == pytest.approx(8 * 32 / 30)
+    assert nats / math.log(2) / reader.raw_bytes == pytest.approx(8 * 32 / 30)
 
 
 def test_wrong_requests_are_named():

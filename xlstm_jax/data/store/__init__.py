@@ -6,7 +6,6 @@ from xlstm_jax.data.store.heldout import (
     HeldoutDocuments,
     HeldoutWindows,
     Window,
-    bits_per_byte,
     windows,
 )
 from xlstm_jax.data.store.loader import Loader
@@ -31,7 +30,6 @@ __all__ = [
     "TokenArray",
     "TokenStore",
     "Window",
-    "bits_per_byte",
     "open_store",
     "windows",
 ]

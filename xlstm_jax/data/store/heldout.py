@@ -1,9 +1,9 @@
 """Held-out documents read whole, each with its state carried, in batches of one shape.
 
 Bits per byte need every document scored from its opening EOD to its closing EOD by a model that remembers all of it.
-Documents differ in length, so they are dealt to `batch_size` lanes, the longest first, each to the emptiest lane; a
-lane is its documents one after another, cut every `seq_len` positions. Carry the state of each row from batch to batch
-and reset it at the borders.
+Documents differ in length, so they are dealt to `batch_size` rows, the longest first, each to the emptiest row; a row
+is its documents one after another, cut every `seq_len` positions. Carry the state of each row from batch to batch and
+reset it at the borders.
 
 A model that cannot look back further than some length reads windows of that length instead.
 """
@@ -11,12 +11,11 @@ A model that cannot look back further than some length reads windows of that len
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Int32
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.store.batch import Batch
@@ -76,7 +75,7 @@ class HeldoutDocuments(_Heldout):
 
     Args:
         split: where the documents are.
-        batch_size: lanes; no more are made than there are documents.
+        batch_size: rows; no more are made than there are documents.
         seq_len: positions a batch.
         documents: numbers of the documents to read; None means all.
 
@@ -87,15 +86,15 @@ class HeldoutDocuments(_Heldout):
     def __init__(self, split: Split, *, batch_size: int, seq_len: int, documents: Sequence[int] | None = None):
         super().__init__(split, batch_size, seq_len, documents)
         self.batch_size = min(batch_size, len(self.document_numbers))
-        self._lanes, longest = _deal(self.document_numbers, self._lengths, self.batch_size)
+        self._dealt, longest = _deal(self.document_numbers, self._lengths, self.batch_size)
         self.num_batches = -(-longest // seq_len)
 
     def __iter__(self) -> Iterator[HeldoutBatch]:
-        lanes = [_Lane(self._split, documents) for documents in self._lanes]
+        rows = [_Row(self._split, documents) for documents in self._dealt]
         for _ in range(self.num_batches):
             batch = self._empty()
-            for row, lane in enumerate(lanes):
-                lane.fill(batch, row)
+            for number, row in enumerate(rows):
+                row.fill(batch, number)
             yield batch
 
 
@@ -152,7 +151,7 @@ def windows(length: int, size: int) -> list[Window]:
     return found
 
 
-class _Lane:
+class _Row:
     """One row's documents and how far they have been read."""
 
     def __init__(self, split: Split, documents: list[int]):
@@ -175,16 +174,11 @@ class _Lane:
                 self._next, self._position = self._next + 1, 0
 
 
-def bits_per_byte(nats: float | Float[np.ndarray, " documents"], raw_bytes: int | np.ndarray) -> float | np.ndarray:
-    """Cross-entropy summed over all targets, in nats, as bits for each byte of the text."""
-    return nats / math.log(2) / raw_bytes
-
-
-def _deal(documents: list[int], lengths: dict[int, int], lanes: int) -> tuple[list[list[int]], int]:
-    dealt: list[list[int]] = [[] for _ in range(lanes)]
-    filled = [(0, lane) for lane in range(lanes)]
+def _deal(documents: list[int], lengths: dict[int, int], rows: int) -> tuple[list[list[int]], int]:
+    dealt: list[list[int]] = [[] for _ in range(rows)]
+    filled = [(0, row) for row in range(rows)]
     for document in sorted(documents, key=lambda d: (-lengths[d], d)):
-        length, lane = heapq.heappop(filled)
-        dealt[lane].append(document)
-        heapq.heappush(filled, (length + lengths[document], lane))
+        length, row = heapq.heappop(filled)
+        dealt[row].append(document)
+        heapq.heappush(filled, (length + lengths[document], row))
     return dealt, max(length for length, _ in filled)

@@ -71,7 +71,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
     """An option for each field of `PrepareConfig`, with its text; only those that are given are set."""
     from xlstm_jax.cli.options import field_texts
     from xlstm_jax.data.prepare.config import AUTO, PrepareConfig
-    from xlstm_jax.data.prepare.formats import format_names
+    from xlstm_jax.data.prepare.formats import formats
 
     hints, texts = typing.get_type_hints(PrepareConfig), field_texts(PrepareConfig)
     for field in dataclasses.fields(PrepareConfig):
@@ -82,7 +82,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
         elif typing.get_origin(kind) is tuple:
             options = {"action": "append", "metavar": "PATTERN"}
         elif field.name == "format":
-            options["choices"], options["metavar"] = [AUTO, *format_names()], None
+            options["choices"], options["metavar"] = [AUTO, *formats()], None
         default = "" if field.default in (None, False) else f" (default {field.default})"
         text = f"{texts[field.name].replace('`', '')}{default}".replace("%", "%%")
         parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)
@@ -93,7 +93,7 @@ def _formats() -> str:
     from xlstm_jax.data.prepare.formats import formats
 
     lines = ["formats, all of them also gzipped:"]
-    for one in formats():
+    for one in formats().values():
         endings = f" ({', '.join((*one.endings, *one.shared_endings))})" if one.endings else ""
         options = "".join(f"; --{option.replace('_', '-')}" for option in one.options)
         lines.append(f"  {one.name:8} {one.summary}{endings}{options}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlstm_jax.config import ConfigError, check_choice, check_number, check_types, to_json
-from xlstm_jax.data.prepare.formats import format_names
+from xlstm_jax.data.prepare.formats import formats
 
 AUTO = "auto"
 DEFAULT_VOCAB_SIZE = 8192
@@ -57,7 +57,7 @@ class PrepareConfig:
         if not self.tokenizer:
             raise ConfigError(f"{name}.tokenizer is empty, but must be 'bytes', 'bpe' or a path")
         check_number(self, "vocab_size", at_least=257, integer=True, optional=True)
-        check_choice(self, "format", (AUTO, *format_names()))
+        check_choice(self, "format", (AUTO, *formats()))
         if self.separator == "":
             raise ConfigError(f"{name}.separator is empty, but must be the text that stands between documents")
         check_number(self, "validation_fraction", at_least=0, below=1)

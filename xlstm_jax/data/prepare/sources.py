@@ -19,7 +19,7 @@ from typing import IO
 from xlstm_jax.config import near_miss
 from xlstm_jax.data.errors import SourceError
 from xlstm_jax.data.prepare.config import AUTO, PrepareConfig
-from xlstm_jax.data.prepare.formats import formats, get_format
+from xlstm_jax.data.prepare.formats import formats
 
 STDLIB = "stdlib"
 _NOT_READ = {
@@ -41,7 +41,7 @@ class SourceFile:
     @property
     def can_cut(self) -> bool:
         """Whether `documents` can start in the middle of this file."""
-        return get_format(self.format).can_cut and not self.gzip
+        return formats()[self.format].can_cut and not self.gzip
 
 
 def list_files(sources: Sequence[str | Path], config: PrepareConfig) -> list[SourceFile]:
@@ -129,7 +129,7 @@ def _describe(path: str, config: PrepareConfig) -> SourceFile:
     if packed:
         extension = os.path.splitext(stem)[1]
     extension = extension.lower()
-    if extension in _NOT_READ and not any(extension in one.endings for one in formats()):
+    if extension in _NOT_READ and not any(extension in one.endings for one in formats().values()):
         raise SourceError(
             f"{path} is a {_NOT_READ[extension]} file; unpack it or write it as text or JSON lines "
             "(gzip is read as it is)"
@@ -143,7 +143,7 @@ def _describe(path: str, config: PrepareConfig) -> SourceFile:
 
 
 def _guess_format(path: str, extension: str, packed: bool) -> str:
-    for one in formats():
+    for one in formats().values():
         if extension in one.endings:
             return one.name
         if extension in one.shared_endings:
@@ -165,7 +165,7 @@ def documents(file: SourceFile, config: PrepareConfig, start: int = 0, end: int 
         SourceError: for a file that cannot be read, a broken gzip stream, or content that is not of its format; the
             message names the file, and the line where there are lines.
     """
-    read = get_format(file.format).read
+    read = formats()[file.format].read
     with _reading_errors(file.path), _open(file.path, file.gzip) as stream:
         yield from filter(None, read(stream, config, start, end, functools.partial(_place, file)))
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from xlstm_jax.config import ConfigError, check_choice, check_number, check_types, near_miss
 from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, check_one_device
 from xlstm_jax.models.shared.init import InitDistribution, InitFnName, create_common_init_fn, small_init
-from xlstm_jax.models.shared.linear import Linear
+from xlstm_jax.models.shared.layers import Linear
 from xlstm_jax.models.xlstm_parallel.utils import UpProjConfigMixin
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

@@ -13,8 +13,7 @@ from xlstm_jax.config import check_types
 from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, check_one_device, inherit
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.remat import remat
-from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
-from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer_v1 import mLSTMLayerV1
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig, mLSTMLayerV1
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForward, FeedForwardConfig
 from xlstm_jax.models.xlstm_parallel.components.normalization import NormLayer
 

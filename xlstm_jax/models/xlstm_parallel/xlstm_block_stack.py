@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
-from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, PositiveFloat, PositiveInt
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit
 from xlstm_jax.models.shared.init import InitDistribution
 from xlstm_jax.models.shared.remat import call_part
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlock, mLSTMBlockConfig, with_block_index
@@ -31,20 +31,20 @@ class xLSTMBlockStackConfig(SubModelConfig):
     """The mLSTM blocks; None makes every block an sLSTM block."""
     slstm_block: sLSTMBlockConfig | None = None
     """The sLSTM blocks, which stand at `slstm_at`."""
-    context_length: int = -1
+    context_length: Annotated[int, AtLeast(-1)] = -1
     """Length of training sequences; never a limit."""
-    num_blocks: int = 1
-    embedding_dim: int = 128
+    num_blocks: PositiveInt = 1
+    embedding_dim: PositiveInt = 128
     add_post_blocks_norm: bool = True
     """Normalise the output of the last block."""
     bias: bool = False
     """Biases in the linear maps of the mLSTM layers."""
-    dropout: float = 0.0
+    dropout: DropoutRate = 0.0
     """Rate of the dropout after each layer, on in training only."""
     scan_blocks: bool = False
     """Compile one block and scan over it; the parameters of all blocks lie in one array along a leading axis. All
     blocks must be of one kind."""
-    dtype: str = "bfloat16"
+    dtype: FloatName = "bfloat16"
     """Dtype of activations; parameters are float32."""
     parallel: ParallelConfig | None = None
     init_distribution_embed: InitDistribution = "normal"
@@ -56,23 +56,11 @@ class xLSTMBlockStackConfig(SubModelConfig):
     _block_map: str | None = field(default=None, repr=False, compare=False)
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Type of every norm but those that `norm_type_v1` of the cell speaks of."""
-    norm_eps: float = 1e-6
+    norm_eps: PositiveFloat = 1e-6
     """Epsilon of the norm after the blocks; `norm_eps` of the cell is that of all others."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        if isinstance(self.slstm_at, tuple):
-            self.slstm_at = list(self.slstm_at)
-        check_number(self, "context_length", at_least=-1, integer=True)
-        for name in ("num_blocks", "embedding_dim"):
-            check_number(self, name, at_least=1, integer=True)
-        check_number(self, "dropout", at_least=0, below=1)
-        check_choice(self, "dtype", FLOAT_NAMES)
-        for name in ("init_distribution_embed", "init_distribution_out"):
-            check_choice(self, name, ("normal", "truncated_normal", "uniform"))
-        check_choice(self, "norm_type", ("layernorm", "rmsnorm"))
-        check_number(self, "norm_eps", above=0)
-        check_one_device(self)
+        super().__post_init__()
         self._block_map = self._create_block_map()
         if self.scan_blocks and len(set(self.block_map)) > 1:
             raise ConfigError(

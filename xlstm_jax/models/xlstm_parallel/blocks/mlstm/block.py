@@ -9,8 +9,7 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.config import check_types
-from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, inherit
 from xlstm_jax.models.shared.remat import call_part
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer_v1 import mLSTMLayerV1
@@ -31,11 +30,8 @@ class mLSTMBlockConfig(SubModelConfig):
     _num_blocks: int | None = field(default=None, repr=False, compare=False)
     _block_idx: int | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        # What the block's parts take from each other is checked when the stack, or a module, has settled it: until
-        # then a default here may still take another value from above.
-        check_one_device(self)
+    # What the block's parts take from each other is checked when the stack, or a module, has settled it: until then a
+    # default here may still take another value from above.
 
     def layer_config(self) -> mLSTMLayerConfig:
         """The layer's config with what follows from the block filled in.

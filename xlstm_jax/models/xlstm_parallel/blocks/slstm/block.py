@@ -8,7 +8,7 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, inherit
 from xlstm_jax.models.shared.remat import call_part
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForward, FeedForwardConfig
@@ -23,9 +23,6 @@ class sLSTMBlockConfig(SubModelConfig):
     parallel: ParallelConfig | None = None
     _num_blocks: int | None = field(default=None, repr=False, compare=False)
     _block_idx: int | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        check_one_device(self)
 
     def layer_config(self) -> sLSTMLayerConfig:
         """The layer's config with what follows from the block filled in.

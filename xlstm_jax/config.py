@@ -212,7 +212,7 @@ def _dataclass(target: Any) -> Kind:
                 listed = ", ".join(known)
                 raise ConfigError(f"{path} has no field {key!r}{near_miss(key, known)}; its fields are {listed}")
         # Without the bounds, of which the object itself will tell.
-        hints = _type_hints(target)
+        hints = type_hints(target)
         values = {key: _inside(kind_of(hints[key]), inner, f"{path}.{key}") for key, inner in value.items()}
         missing = [
             name
@@ -268,7 +268,7 @@ def _take_structure(options: list[Any], data: Mapping, path: str) -> Any:
 
 def discriminators(option: Any) -> tuple[Any, ...]:
     """The values of a dataclass's field `name`, where its type is a `Literal`: they tell it from others in a union."""
-    hint = _type_hints(option).get("name")
+    hint = type_hints(option).get("name")
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 
@@ -338,11 +338,12 @@ def _checks(kind: Any) -> list[tuple[str, Any, Kind]]:
 
 def field_kind(config: Any, name: str) -> Kind:
     """How values of a field of a dataclass are taken, bounds included."""
-    return kind_of(_type_hints(config, bounds=True)[name])
+    return kind_of(type_hints(config, bounds=True)[name])
 
 
 @functools.cache
-def _type_hints(kind: Any, bounds: bool = False) -> dict[str, Any]:
+def type_hints(kind: Any, bounds: bool = False) -> dict[str, Any]:
+    """The annotations of a dataclass as types; what `Annotated` says of them only on demand."""
     return typing.get_type_hints(kind, include_extras=bounds)
 
 

@@ -113,7 +113,7 @@ def test_a_default_that_does_not_fit_must_be_replaced() -> None:
         size: int = 0
 
     Needs.__annotations__["size"] = PositiveInt
-    with pytest.raises(ConfigError, match="Needs.size is 0"):
+    with pytest.raises(ConfigError, match=r"Needs\.size is 0"):
         Needs()
     assert Needs(size=2).size == 2
 

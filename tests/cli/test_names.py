@@ -64,6 +64,8 @@ def test_a_store_may_be_named_too() -> None:
     Path("stores/mine").mkdir(parents=True)
     assert find_store("mine") == Path("stores/mine")
     assert find_store("./mine") == find_store("other/mine").parent.parent / "mine"
+    changed = find_experiment("tiny").changed(["--data.store", "mine", "steps=7"])
+    assert (changed.data.store, changed.training.steps) == ("stores/mine", 7)
     Path("mine").mkdir()
     assert find_store("mine") == Path("mine")
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xlstm_jax.cli.options import apply_options
 from xlstm_jax.config import ConfigError, from_json, near_miss
 from xlstm_jax.runs.errors import RunNotFoundError
 from xlstm_jax.runs.folder import RunFolder
@@ -34,6 +36,14 @@ class Target:
     """The run's folder, if it is that of a run."""
     note: str | None = None
     """What its giver should know, where the word could have meant something else."""
+
+    def changed(self, fields: Sequence[str]) -> Experiment:
+        """The experiment with fields changed as `cli.options` reads them; a store may be given by its name."""
+        changed = apply_options(self.experiment, fields)
+        if changed.data.store is None or changed.data.store == self.experiment.data.store:
+            return changed
+        data = dataclasses.replace(changed.data, store=str(find_store(changed.data.store)))
+        return dataclasses.replace(changed, data=data)
 
 
 def is_name(word: str) -> bool:

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from xlstm_jax.cli.field_help import fields_help
 from xlstm_jax.cli.names import find_experiment
-from xlstm_jax.cli.options import apply_options
 from xlstm_jax.cli.parser import ExperimentParser
 from xlstm_jax.cost.plan import Compile, Plan, plan
 from xlstm_jax.presets import preset_names, preset_summary
@@ -31,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     found = find_experiment(call.target)
     if found.note is not None:
         print(f"note: {found.note}", file=sys.stderr)
-    experiment = apply_options(found.experiment, fields)
+    experiment = found.changed(fields)
     if call.help:
         print(f"{usage()}\n\nall fields, with the values of {call.target}:\n\n{fields_help(experiment)}")
         return 0

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from xlstm_jax.cli.field_help import fields_help
-from xlstm_jax.cli.names import find_experiment, find_store, run_path
-from xlstm_jax.cli.options import apply_options
+from xlstm_jax.cli.names import existing_run, find_experiment, run_path
 from xlstm_jax.cli.parser import ExperimentParser
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.store.store import open_store
@@ -62,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"\nall fields, with the values of {name}:\n\n{fields_help(get_preset(name))}")
         return 0 if call.help else 2
     if call.help:
-        print(fields_help(apply_options(find_experiment(call.target).experiment, call.fields)))
+        print(fields_help(find_experiment(call.target).changed(call.fields)))
         return 0
     experiment, run = _experiment_and_run(call, call.target)
     console = Console(highlight=False)
@@ -117,13 +116,10 @@ def _experiment_and_run(call: Call, word: str) -> tuple[Experiment, Path]:
     if not (call.run or target.name):
         raise ConfigError(f"{word} gives no name to the new run; --run NAME does")
     experiment, path = target.experiment, target.run or run_path(call.run or target.name)
-    if target.note is not None and path != run_path(target.name):
+    if target.note is not None and existing_run(word) != path:
         print(f"note: {target.note}", file=sys.stderr)
-    changed = apply_options(experiment, call.fields)
+    changed = target.changed(call.fields)
     store = changed.data.store
-    if store is not None and store != experiment.data.store:
-        store = str(find_store(store))
-        changed = dataclasses.replace(changed, data=dataclasses.replace(changed.data, store=store))
     if store and store != experiment.data.store and changed.data.sources == experiment.data.sources:
         # Who names a store means that text: if it is missing, that of the preset or run must not take its place.
         opened = open_store(store)

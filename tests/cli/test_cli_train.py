@@ -64,8 +64,8 @@ def test_no_options_leave_a_preset_as_it_is(name: str) -> None:
         (["scan_blocks=true"], "model.scan_blocks", True),
         (["training.steps=70", "steps=71"], "training.steps", 71),
         (["--lr", ".5"], "optimizer.lr", 0.5),
-        (["--sources", "a", "b=c", "steps=9"], "data.sources", ("a", "b=c")),
-        (["--sources", "a", "b=c", "steps=9"], "training.steps", 9),
+        (["--sources", "a", "b=c", "steps=99"], "data.sources", ("a", "b=c")),
+        (["--sources", "a", "b=c", "steps=99"], "training.steps", 99),
         (["--tokenizer", "123"], "data.tokenizer", "123"),
         (["--data.store", "None"], "data.store", None),
         (["model.slstm_block={}", "slstm_at=all"], "model.slstm_at", "all"),
@@ -208,25 +208,21 @@ def test_help_lists_every_field_with_what_it_takes_and_the_value_that_holds(
         path for path in field_paths(experiment) if not any(p.startswith(f"{path}.") for p in field_paths(experiment))
     }
     assert set(options) == whole
-    for text, (path, part) in {
-        "  --optimizer.lr 0.003": ("optimizer.lr", "a number > 0. Learning rate at its peak."),
-        "  --optimizer.schedule cosine": ("optimizer.schedule", "one of 'cosine', 'linear', 'exponential'"),
-        "  --training.seq_len null": ("training.seq_len", "a whole number >= 1 or None"),
-        f"  --{CELL}.num_heads 4  (from model.mlstm_block.mlstm.num_heads)": (
-            f"{CELL}.num_heads",
-            "whole number >= -1",
-        ),
-        f"  --{CELL}.embedding_dim 256  (from model.embedding_dim)": (f"{CELL}.embedding_dim", "a whole number"),
-        "  --model.slstm_block.slstm.dtype float32  (from model.dtype)": ("model.slstm_block.slstm.dtype", "'float32'"),
-        "  --model.slstm_block.feedforward.embedding_dim 256  (from model.embedding_dim)": (
-            "model.slstm_block.feedforward.embedding_dim",
-            "a whole number",
-        ),
-    }.items():
-        assert options[path][0] == text
-        assert part in options[path][1]
-    wrapped = [line for line in lines if line.startswith("      ")]
-    assert max(map(len, wrapped)) <= min(max(int(columns), 80), 120)
+    for path, value, parts in (
+        ("optimizer.lr", "0.003", ["a number > 0. Learning rate at its peak."]),
+        ("optimizer.schedule", "cosine", ["one of 'cosine', 'linear', 'exponential'"]),
+        ("training.seq_len", "null", ["a whole number >= 1 or None"]),
+        (f"{CELL}.num_heads", "4", ["(from model.mlstm_block.mlstm.num_heads)", "whole number >= -1"]),
+        (f"{CELL}.embedding_dim", "256", ["(from model.embedding_dim)", "a whole number"]),
+        ("model.slstm_block.slstm.dtype", "float32", ["(from model.dtype)", "'float32'"]),
+        ("model.slstm_block.feedforward.embedding_dim", "256", ["(from model.embedding_dim)"]),
+        ("model.slstm_block.slstm.slstm_cell.reset_at_document_boundaries", "true", ["(from model)", "true or false"]),
+    ):
+        assert options[path][0].startswith(f"  --{path} {value}")
+        for part in parts:
+            assert part in " ".join(options[path])
+    assert "(from" not in "".join(options["model.dtype"])
+    assert max(map(len, lines)) <= min(max(int(columns), 80), 120)
 
 
 def test_help_of_a_target_shows_its_values_with_the_changes(capsys: pytest.CaptureFixture[str]) -> None:

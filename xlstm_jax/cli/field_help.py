@@ -47,24 +47,26 @@ def _section(config: Any, resolved: Any, path: str, above: tuple[tuple[str, Any]
             inner.append((value, parts.get(field.name) or value, name))
             continue
         held = getattr(resolved, field.name)
-        source = "" if held == value else f"  (from {_source(field.name, held, above)})"
-        yield f"  --{name} {_shown(held)}{source}"
-        wanted = field_kind(kind, field.name).wanted
-        text = _field_texts(kind).get(field.name, "")
-        yield from _wrapped(f"{wanted}. {text}" if text else wanted, width, 6)
+        source = "" if held == value else f"(from {_source(field.name, held, above)})"
+        line, text = f"  --{name} {_shown(held)}", field_kind(kind, field.name).wanted
+        if described := _field_texts(kind).get(field.name):
+            text = f"{text}. {described}"
+        if len(line) + 2 + len(source) > width:
+            source, text = "", f"{source} {text}"
+        yield f"{line}  {source}".rstrip()
+        yield from _wrapped(text, width, 6)
     for value, held, name in inner:
         yield from _section(value, held, name, ((path, resolved), *above), width)
 
 
 def _source(name: str, held: Any, above: tuple[tuple[str, Any], ...]) -> str:
-    """Where an inherited value comes from: the highest of the parents that have it, or the nearest, which makes it."""
-    source = above[0][0]
-    for path, config in above:
-        if getattr(config, name, held) != held:
-            break
-        if hasattr(config, name):
-            source = f"{path}.{name}"
-    return source
+    """Where an inherited value comes from: the highest of the parents that have it too. If none has, the nearest with a
+    field of that name makes it, or the highest where no parent has such a field."""
+    own = [(path, config) for path, config in above if hasattr(config, name)]
+    if not own:
+        return next(path for path, _ in reversed(above) if path)
+    same = list(itertools.takewhile(lambda parent: getattr(parent[1], name) == held, own))
+    return f"{same[-1][0]}.{name}" if same else own[0][0]
 
 
 def _shown(value: Any) -> str:

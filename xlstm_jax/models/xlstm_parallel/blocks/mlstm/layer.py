@@ -6,17 +6,18 @@ the xLSTM-7B, has dense queries, keys, values and output gate straight from the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
+from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, NonNegativeInt, PositiveFloat, PositiveInt
 from xlstm_jax.kernels.mlstm import MLSTMState
-from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, check_one_device, inherit
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, InitFnName, create_common_init_fn, small_init
 from xlstm_jax.models.shared.layers import Linear
@@ -34,28 +35,28 @@ _CHUNK_OF_FLOPS = 64
 class mLSTMLayerConfig(UpProjConfigMixin):
     """Both layer types; fields marked (mlstm) do nothing in "mlstm_v1", which has no up-projection or convolution."""
 
-    proj_factor: float | None = 2.0
+    proj_factor: PositiveFloat | None = 2.0
     """(mlstm) Width of the inner layer by that of the model."""
-    conv1d_kernel_size: int = 4
+    conv1d_kernel_size: NonNegativeInt = 4
     """(mlstm) Taps of the causal convolution; 0 leaves it out."""
-    qkv_proj_blocksize: int = 4
+    qkv_proj_blocksize: PositiveInt = 4
     """(mlstm) Input features per block of the block-diagonal projections."""
-    num_heads: int = 4
+    num_heads: PositiveInt = 4
     vmap_qk: bool = False
     """(mlstm) Hold the parameters of the query and key projections in one array."""
     init_distribution: InitDistribution = "normal"
     output_init_fn: InitFnName = "wang"
     layer_type: Literal["mlstm", "mlstm_v1"] = "mlstm"
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
-    qk_dim_factor: float = 1.0
+    qk_dim_factor: PositiveFloat = 1.0
     """Width of queries and keys by that of the inner layer (mlstm) or of the model (mlstm_v1)."""
-    v_dim_factor: float = 1.0
+    v_dim_factor: PositiveFloat = 1.0
     """Width of the values, likewise."""
-    embedding_dim: int = -1
+    embedding_dim: Annotated[int, AtLeast(-1)] = -1
     bias: bool = False
-    dropout: float = 0.0
-    context_length: int = -1
-    dtype: str = "bfloat16"
+    dropout: DropoutRate = 0.0
+    context_length: Annotated[int, AtLeast(-1)] = -1
+    dtype: FloatName = "bfloat16"
     parallel: ParallelConfig | None = None
     debug_cell: bool = False
     """(mlstm) Leave the inner layer out and project z straight down."""
@@ -66,22 +67,7 @@ class mLSTMLayerConfig(UpProjConfigMixin):
     mlstm_cell: mLSTMCellConfig = field(default_factory=mLSTMCellConfig)
 
     def __post_init__(self) -> None:
-        check_types(self)
-        check_choice(self, "layer_type", ("mlstm", "mlstm_v1"))
-        check_number(self, "conv1d_kernel_size", at_least=0, integer=True)
-        for name in ("qkv_proj_blocksize", "num_heads"):
-            check_number(self, name, at_least=1, integer=True)
-        check_choice(self, "init_distribution", ("normal", "truncated_normal", "uniform"))
-        check_choice(self, "output_init_fn", ("small", "wang", "wang2", "zeros"))
-        check_choice(self, "norm_type", ("layernorm", "rmsnorm"))
-        for name in ("qk_dim_factor", "v_dim_factor"):
-            check_number(self, name, above=0)
-        for name in ("embedding_dim", "context_length"):
-            check_number(self, name, at_least=-1, integer=True)
-        check_number(self, "dropout", at_least=0, below=1)
-        check_choice(self, "dtype", FLOAT_NAMES)
-        check_choice(self, "gate_input", ("qkv", "x_mlstm", "x_mlstm_conv", "x_mlstm_conv_act"))
-        check_one_device(self)
+        super().__post_init__()
         self._set_proj_up_dim(self.embedding_dim)
         self._inner_embedding_dim = self._proj_up_dim
         if self.embedding_dim > 0:
@@ -132,6 +118,10 @@ class mLSTMLayerConfig(UpProjConfigMixin):
             "parallel": self.parallel,
         }
         return inherit(self.mlstm_cell, self, values)
+
+    def resolved(self) -> Mapping[str, SubModelConfig | None]:
+        """The cell's config with what follows from the layer filled in."""
+        return {"mlstm_cell": self.cell_config()}
 
     def matmul_flops(self, seq: int) -> float:
         """Floating-point operations per token in matrix products, forward, at sequence length `seq`."""

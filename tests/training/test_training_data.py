@@ -142,7 +142,7 @@ def test_a_run_of_a_mixture_goes_on_with_the_same_texts_and_weights_alone(
 
 
 def test_a_mixture_that_cannot_be_is_named(stores: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"gives a the weight 0, but it must be a number > 0"):
+    with pytest.raises(ConfigError, match=r"gives a the weight 0.0, but it must be a number > 0"):
         DataConfig(mixture=(("a", 0),))
     with pytest.raises(ConfigError, match=r"mixture is given, and DataConfig.store is 'c'; give one of them"):
         DataConfig(mixture=(("a", 1),), store="c")

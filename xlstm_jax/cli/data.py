@@ -8,7 +8,6 @@ import json
 import sys
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.cli.parser import Parser
@@ -69,11 +68,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_fields(parser: argparse.ArgumentParser) -> None:
     """An option for each field of `PrepareConfig`, with its text; only those that are given are set."""
-    from xlstm_jax.cli.options import field_texts
+    from xlstm_jax.cli.field_help import field_texts
+    from xlstm_jax.config import type_hints
     from xlstm_jax.data.prepare.config import AUTO, PrepareConfig
     from xlstm_jax.data.prepare.formats import formats
 
-    hints, texts = typing.get_type_hints(PrepareConfig), field_texts(PrepareConfig)
+    hints, texts = type_hints(PrepareConfig), field_texts(PrepareConfig)
     for field in dataclasses.fields(PrepareConfig):
         kind = next(iter(typing.get_args(hints[field.name])), hints[field.name])
         options: dict[str, Any] = {"type": kind, "metavar": field.name.rpartition("_")[2].upper()}
@@ -122,9 +122,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from xlstm_jax.cli.names import find_store
     from xlstm_jax.data.store import open_store
 
-    store = open_store(Path(arguments.store))
+    store = open_store(find_store(arguments.store))
     if arguments.verify:
         store.verify()
     shown = store.split(arguments.split or "train")

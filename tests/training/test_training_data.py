@@ -84,8 +84,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "a", folder / "b"
 
 
-def mixed(stores: tuple[Path, Path], *weights: float) -> list[str]:
-    return ["--mixture", *(word for pair in zip(map(str, stores), map(str, weights), strict=True) for word in pair)]
+def mixed(stores: tuple[Path, ...], *weights: float) -> list[str]:
+    return ["--mixture", json.dumps(dict(zip(map(str, stores), weights, strict=True)))]
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +121,14 @@ def test_a_run_learns_from_several_stores_by_weight_and_is_scored_on_all(
     assert records[-1]["validation_tokens"] == sum(s.num_tokens - 1 for s in held_out)
     data = RunFolder(mixed_run).read_config(Experiment).data
     assert (data.sources, data.store) == ((), None)
-    assert [Path(path) for path, _ in data.mixture] == list(stores)
+    assert data.mixture == {str(stores[0]): 3, str(stores[1]): 1}
 
 
 def test_a_run_of_a_mixture_goes_on_with_the_same_texts_and_weights_alone(
     stores: tuple[Path, Path], mixed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     going_on = ["train", str(mixed_run), "--training.steps", "14"]
-    for other in (mixed(stores[::-1], 3, 1), mixed(stores, 1, 1), ["--mixture", str(stores[0]), "1"]):
+    for other in (mixed(stores[::-1], 3, 1), mixed(stores, 1, 1), mixed(stores[:1], 1)):
         assert main([*going_on, *other]) == 1
         assert "other texts, or with other weights" in capsys.readouterr().err
     assert main([*going_on, "--mixture"]) == 2
@@ -143,7 +143,7 @@ def test_a_run_of_a_mixture_goes_on_with_the_same_texts_and_weights_alone(
 
 def test_a_mixture_that_cannot_be_is_named(stores: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match=r"gives a the weight 0.0, but it must be a number > 0"):
-        DataConfig(mixture=(("a", 0),))
+        DataConfig(mixture={"a": 0})
     with pytest.raises(ConfigError, match=r"mixture is given, and DataConfig.store is 'c'; give one of them"):
-        DataConfig(mixture=(("a", 1),), store="c")
-    assert dataclasses.replace(DataConfig(), mixture=[["a", 1]]).store_path() == Path("a")
+        DataConfig(mixture={"a": 1}, store="c")
+    assert dataclasses.replace(DataConfig(), mixture={"a": 1}).store_path() == Path("a")

@@ -44,9 +44,9 @@ class DataConfig(PrepareConfig):
     """Files, folders or globs; `stdlib` stands for the sources of the running Python's standard library."""
     store: str | None = None
     """Folder of the token store; a name under `stores/` that follows from the request for it if not given."""
-    mixture: tuple[tuple[str, float], ...] = ()
-    """Finished token stores of one tokenizer, each with its weight, to learn from together: `stores/a 3 stores/b 1`
-    takes three rows in four from the first. Stands in place of `sources`, `store` and how to prepare it."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Finished token stores of one tokenizer, each with its weight, to learn from together: `{"stores/a": 3, "stores/b":
+    1}` takes three rows in four from the first. Stands in place of `sources`, `store` and how to prepare it."""
     mask_crossing: bool = False
     """Leave the first token of each document out of the loss: only the document before could tell of it."""
 
@@ -56,7 +56,7 @@ class DataConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for path, weight in self.mixture:
+        for path, weight in self.mixture.items():
             if weight <= 0:
                 raise ConfigError(f"DataConfig.mixture gives {path} the weight {weight!r}, but it must be a number > 0")
         if self.mixture:
@@ -77,13 +77,14 @@ class DataConfig(PrepareConfig):
         """Where the token store lies: as given, or a readable name under `stores/` that no other request shares; of a
         mixture the first."""
         if self.mixture:
-            return Path(self.mixture[0][0])
+            return Path(next(iter(self.mixture)))
         if self.store is not None:
             return Path(self.store)
         request = to_json(dataclasses.replace(self, store=None, mask_crossing=False, fingerprint=None))
+        usual = DataConfig()
         for f in dataclasses.fields(self):
             # What is at its default stays out, so that a new setting leaves the names of stores as they are.
-            if f.name not in _ALWAYS_IN_NAME and getattr(self, f.name) == f.default:
+            if f.name not in _ALWAYS_IN_NAME and getattr(self, f.name) == getattr(usual, f.name):
                 del request[f.name]
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
         tokenizer = f"bpe{self.vocab_size}" if self.tokenizer == "bpe" else Path(self.tokenizer).stem

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 from xlstm_jax.data.store.mixture import Mixture, shares
 from xlstm_jax.data.store.split import join
@@ -16,16 +15,16 @@ class MixedStore(TokenStore):
     """Finished stores of one tokenizer: `train` mixes their rows by weight, a split has the documents of all.
 
     Args:
-        weighted: the folder of each store, and its weight; a store of weight 2 gives twice the rows of one of weight 1.
+        weights: the folder of each store -> its weight; a store of weight 2 gives twice the rows of one of weight 1.
 
     Raises:
         StoreError: for a store that is missing or damaged.
         ConfigError: for stores of different tokenizers, or a weight that is not a positive number.
     """
 
-    def __init__(self, weighted: Sequence[tuple[str | Path, float]]):
-        self._stores = [open_store(path) for path, _ in weighted]
-        self._train = Mixture([store.split("train") for store in self._stores], [weight for _, weight in weighted])
+    def __init__(self, weights: Mapping[str, float]):
+        self._stores = [open_store(path) for path in weights]
+        self._train = Mixture([store.split("train") for store in self._stores], list(weights.values()))
         self.path, self.tokenizer = self._stores[0].path, self._stores[0].tokenizer
         self._splits = {name: join([store.split(name) for store in self._stores]) for name in SPLITS}
         # Shares and not weights: 3 to 1 gives the same rows as 6 to 2.

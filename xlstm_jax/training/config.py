@@ -45,7 +45,7 @@ class DataConfig(PrepareConfig):
     store: str | None = None
     """Folder of the token store; a name under `stores/` that follows from the request for it if not given."""
     mixture: dict[str, float] = field(default_factory=dict)
-    """Finished token stores of one tokenizer and their weights, to learn from together: `{"stores/a": 3, "stores/b": 1}`
+    """Finished token stores of one tokenizer and their weights, to learn from all: `{"stores/a": 3, "stores/b": 1}`
     takes three rows in four from the first. Stands in place of `sources`, `store` and how to prepare it."""
     mask_crossing: bool = False
     """Leave the first token of each document out of the loss: only the document before could tell of it."""

@@ -14,6 +14,7 @@ from xlstm_jax.config import ConfigError
 from xlstm_jax.data.errors import TokenizerError
 from xlstm_jax.data.tokenizers.base import TOKENIZER_FILE, ByteTokenizer, Tokenizer, load_tokenizer
 from xlstm_jax.data.tokenizers.byte_level import ByteLevelTokenizer, byte_vocabulary_json
+from xlstm_jax.files import bytes_in_words
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.formats import Format, ReadOptions, Weights, detect, to_huggingface
 from xlstm_jax.hub.safetensors_files import (
@@ -26,7 +27,6 @@ from xlstm_jax.hub.safetensors_files import (
 )
 from xlstm_jax.hub.tensor_map import tensors_from_params
 from xlstm_jax.models.language_model import LanguageModelConfig
-from xlstm_jax.runs.space import bytes_in_words
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"

@@ -21,9 +21,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from xlstm_jax.files import bytes_in_words, sync_folder
 from xlstm_jax.hub.errors import WeightsError, refuse
-from xlstm_jax.runs.files import sync_folder
-from xlstm_jax.runs.space import bytes_in_words
 
 INDEX_NAME = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000

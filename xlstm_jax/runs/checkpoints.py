@@ -18,17 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from xlstm_jax.runs.errors import (
-    CheckpointError,
-    DamagedCheckpointError,
-    DiskFullError,
-    NoCheckpointError,
-)
-from xlstm_jax.runs.files import sync_folder
-from xlstm_jax.runs.in_use import held_for_reading, held_for_removal
+from xlstm_jax.files import DiskFullError, check_space, free_in_words, held_folder, is_disk_full, sync_folder
+from xlstm_jax.runs.errors import CheckpointError, DamagedCheckpointError, NoCheckpointError
 from xlstm_jax.runs.manifest import MANIFEST_NAME, STATE_FOLDER, Manifest, checked_extra, read_manifest, write_manifest
-from xlstm_jax.runs.space import bytes_needed, check_space, is_disk_full
-from xlstm_jax.runs.storage import AsyncWriter, read_part
+from xlstm_jax.runs.storage import AsyncWriter, bytes_needed, read_part
 from xlstm_jax.runs.tree import (
     Layout,
     Names,
@@ -126,10 +119,10 @@ class Checkpoints:
                 if step >= 0
                 else f"nothing was saved: the step is {step}, but must be >= 0"
             )
+        self.check_space(state)
         unfinished = self.folder / f"{step:08d}.unfinished"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.check_space(state)
             unfinished.mkdir()
             self._writer.start(unfinished / STATE_FOLDER, leaves)
         except BaseException as error:
@@ -190,7 +183,7 @@ class Checkpoints:
 
     def _rotate(self) -> None:
         for step in self.steps()[: -self.keep]:
-            with held_for_removal(self.path(step)) as free:
+            with held_folder(self.path(step), alone=True) as free:
                 if not free:
                     continue  # somebody reads it; the next rotation takes it along
                 # The name goes first: a reader must find a whole checkpoint or none.
@@ -211,8 +204,8 @@ class Checkpoints:
             return error
         if is_disk_full(error):
             return DiskFullError(
-                f"the checkpoint of step {step} was not saved: the disk of {self.folder} is full (earlier checkpoints "
-                f"are untouched)"
+                f"the checkpoint of step {step} was not saved: the disk of {self.folder} is full "
+                f"({free_in_words(self.folder)}; earlier checkpoints are untouched)"
             )
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return CheckpointError(f"the checkpoint of step {step} was not saved in {self.folder}: {reason}")
@@ -247,7 +240,8 @@ class Checkpoints:
         Raises:
             DiskFullError: with the space that is needed and the space that is free.
         """
-        check_space(self.folder, bytes_needed(state), count)
+        what = "a checkpoint needs" if count == 1 else f"{count} checkpoints need"
+        check_space(self.folder, bytes_needed(state) * max(count, 0), what)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -367,7 +361,7 @@ class Checkpoints:
             raise NoCheckpointError(f"{self.folder} has no complete checkpoint")
         for candidate in reversed(steps) if step is None else [step]:
             folder = self.path(candidate)
-            if not held.enter_context(held_for_reading(folder)):
+            if not held.enter_context(held_folder(folder, alone=False)):
                 raise _RotatedAwayError
             try:
                 manifest = read_manifest(folder)

@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import filecmp
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from xlstm_jax.config import ConfigError, dumps, from_json, to_json
+from xlstm_jax.files import Lock, appearing_folder, copy_folder, write_atomic, write_json
 from xlstm_jax.machine.environment import environment_changes, present_environment
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.difference import refuse_another_config
 from xlstm_jax.runs.errors import DamagedRunError, RunExistsError, RunNotFoundError
-from xlstm_jax.runs.files import copy_folder, write_atomic
-from xlstm_jax.runs.lock import RunLock
 from xlstm_jax.runs.manifest import replace_extra
 from xlstm_jax.runs.metrics import MetricsLog
 
@@ -108,9 +106,9 @@ class RunFolder:
         hint = f" (runs in {place}: {', '.join(runs[:8])}{', ...' if len(runs) > 8 else ''})" if runs else ""
         raise RunNotFoundError(problem + hint)
 
-    def lock(self) -> RunLock:
+    def lock(self) -> Lock:
         """The lock of the one writer, to be used as `with run.lock(): ...`."""
-        return RunLock(self.lock_path)
+        return Lock(self.lock_path)
 
     # -- config -------------------------------------------------------------------------------------------------------
 
@@ -159,7 +157,7 @@ class RunFolder:
     def write_environment(self, environment: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Record the environment (the present one if None)."""
         record = dict(present_environment() if environment is None else environment)
-        write_atomic(self.environment_path, json.dumps(record, indent=2) + "\n")
+        write_json(self.environment_path, record, indent=2)
         return record
 
     def environment_changes(self, present: Mapping[str, Any] | None = None) -> list[str]:
@@ -237,10 +235,8 @@ class RunFolder:
         new = RunFolder(path)
         if new.path.exists():
             raise RunExistsError(f"{new.path} exists already; choose another name for the copy")
-        new.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = RunFolder(new.path.with_name(f".{new.path.name}.{os.getpid()}.tmp"))
-        draft.path.mkdir()
-        try:
+        with appearing_folder(new.path) as folder:
+            draft = RunFolder(folder)
             found = self._copy_checkpoint(draft, step)
             replace_extra(draft.checkpoints().path(found), with_config(config))
             for source in (self.tokenizer_dir, self.huggingface_dir, self.environment_path, self.metrics_path):
@@ -248,10 +244,6 @@ class RunFolder:
                     (shutil.copytree if source.is_dir() else shutil.copyfile)(source, draft.path / source.name)
             draft.metrics().cut_after(found)
             draft.write_config(config)
-            os.rename(draft.path, new.path)
-        except BaseException:
-            shutil.rmtree(draft.path, ignore_errors=True)
-            raise
         return new
 
     def _copy_checkpoint(self, target: RunFolder, step: int | None) -> int:

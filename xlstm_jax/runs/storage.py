@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,16 @@ if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
 
 _FILE_BYTES, _MOST_FILES = 4_000_000, 256
 """What is to be written is gathered in memory until it fills a file; Orbax's own files are of 2 GB."""
+
+
+def bytes_needed(state: Mapping[str, Any]) -> int:
+    """Disk space for one checkpoint of a state (arrays, or their `ShapeDtypeStruct`s), at most."""
+    import jax
+
+    leaves = jax.tree.leaves(dict(state))
+    arrays = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves)
+    # Beside the numbers: chunk indices and one line of metadata an array, a few files a part.
+    return arrays + arrays // 50 + 4096 * len(leaves) + 65536 * len(state)
 
 
 class AsyncWriter:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from xlstm_jax.data.tokenizers.base import ByteTokenizer, Tokenizer
+from xlstm_jax.files import bytes_in_words
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.folders import Kept
 from xlstm_jax.hub.formats import Weights
 from xlstm_jax.hub.safetensors_files import appearing_folder
 from xlstm_jax.runs.folder import RunFolder, with_config
-from xlstm_jax.runs.space import bytes_in_words, bytes_needed
+from xlstm_jax.runs.storage import bytes_needed
 from xlstm_jax.training.config import DataConfig, Experiment, TrainingConfig
 
 

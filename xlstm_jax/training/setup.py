@@ -16,13 +16,13 @@ import optax
 from xlstm_jax.data.prepare.request import prepare
 from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
 from xlstm_jax.data.tokenizers.base import load_tokenizer
+from xlstm_jax.files import bytes_in_words
 from xlstm_jax.hub.safetensors_files import appearing_folder
 from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
 from xlstm_jax.runs.errors import DamagedCheckpointError, DamagedRunError, NoCheckpointError, RunExistsError
 from xlstm_jax.runs.folder import RunFolder, with_config
-from xlstm_jax.runs.space import bytes_in_words
 from xlstm_jax.scoring.heldout import Scorer
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError

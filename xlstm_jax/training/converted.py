@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from xlstm_jax.data.tokenizers.base import ByteTokenizer, Tokenizer
-from xlstm_jax.files import bytes_in_words
+from xlstm_jax.files import appearing_folder, bytes_in_words
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.folders import Kept
 from xlstm_jax.hub.formats import Weights
-from xlstm_jax.hub.safetensors_files import appearing_folder
 from xlstm_jax.runs.folder import RunFolder, with_config
 from xlstm_jax.runs.storage import bytes_needed
 from xlstm_jax.training.config import DataConfig, Experiment, TrainingConfig
@@ -33,8 +32,8 @@ def write_run(
         say: gets a sentence on the disk.
 
     Raises:
-        WeightsError: if there is something at `path`, the disk is too small, or the tokenizer has more tokens than the
-            model.
+        WeightsError: if the tokenizer has more tokens than the model.
+        ExistsError, DiskFullError: if there is something at `path`, or the disk is too small.
     """
     if tokenizer is not None and tokenizer.vocab_size > weights.config.vocab_size:
         raise WeightsError(

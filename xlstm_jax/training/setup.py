@@ -16,8 +16,7 @@ import optax
 from xlstm_jax.data.prepare.request import prepare
 from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
 from xlstm_jax.data.tokenizers.base import load_tokenizer
-from xlstm_jax.files import bytes_in_words
-from xlstm_jax.hub.safetensors_files import appearing_folder
+from xlstm_jax.files import appearing_folder, bytes_in_words
 from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences

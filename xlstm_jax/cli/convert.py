@@ -68,6 +68,7 @@ def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     from xlstm_jax.data.tokenizers.base import Tokenizer, load_tokenizer
     from xlstm_jax.hub.folders import TOKENIZER_FILE, Kept, carried_files, open_source, opening_token, read_tokenizer
     from xlstm_jax.hub.formats import ReadOptions
+    from xlstm_jax.runs.tokenizer_info import TokenizerInfo
     from xlstm_jax.training.converted import write_run
 
     opened = open_source(source, format=arguments.format, config=arguments.config)
@@ -88,12 +89,13 @@ def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     weights = opened.read(options)
     for note in weights.notes:
         _say(f"note: {note}")
+    info: TokenizerInfo | None = None
     if tokenizer is not None and arguments.tokenizer is None:
-        weights.record["opening_id"] = opening_token(opened.folder, opened.document, tokenizer)
+        info = TokenizerInfo(opening_token(opened.folder, opened.document, tokenizer))
     files = carried_files(opened.folder, tokenizer=arguments.tokenizer is None)
     if tokenizer is None and (opened.folder / TOKENIZER_FILE).is_file():
         files[TOKENIZER_FILE] = (opened.folder / TOKENIZER_FILE).read_bytes()
-    write_run(out, weights, tokenizer, Kept(files, weights.record), _say)
+    write_run(out, weights, tokenizer, Kept(files, weights.record), info, _say)
     count = sum(leaf.size for leaf in _leaves(weights.params))
     _say(f"{out} holds {count:,} parameters of {opened.format.title}, to compute in {weights.config.dtype}")
     if without is not None:

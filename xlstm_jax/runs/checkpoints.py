@@ -55,6 +55,9 @@ class Checkpoints:
         keep: how many checkpoints stay; an older one goes when a newer one is complete and nobody reads the old one.
         read_only: never change anything in the folder.
         say: gets one sentence whenever a damaged checkpoint is passed over.
+        older_name: for checkpoints from before arrays were renamed: today's name of an array in its part, as
+            `"0/mu/blocks_0_23/norm/scale"`, to the one that it had. An older array may also have a leading axis of one
+            that today's has not.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Checkpoints:
         keep: int = 3,
         read_only: bool = False,
         say: Callable[[str], None] | None = None,
+        older_name: Callable[[str], str] = str,
     ):
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise ValueError(f"keep is {keep!r}, but must be a whole number >= 1")
@@ -71,6 +75,7 @@ class Checkpoints:
         self.keep = keep
         self.read_only = read_only
         self._say = say or (lambda sentence: None)
+        self._older_name = older_name
         self._writer = AsyncWriter()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -288,8 +293,8 @@ class Checkpoints:
         step, _, extra = self._read({}, [], step)
         return step, extra
 
-    def parts(self, step: int | None = None) -> set[str]:
-        """The names of the parts that the newest complete checkpoint (or that of `step`) has; no file is verified.
+    def manifest(self, step: int | None = None) -> Manifest:
+        """What the newest complete checkpoint (or that of `step`) consists of; no file of it is verified.
 
         Raises:
             NoCheckpointError: if there is none.
@@ -298,7 +303,7 @@ class Checkpoints:
         step = self.latest_step() if step is None else step
         if step is None or step not in self.steps():
             raise NoCheckpointError(f"{self.folder} has no complete checkpoint{'' if step is None else f' {step}'}")
-        return set(read_manifest(self.path(step)).arrays)
+        return read_manifest(self.path(step))
 
     def verified(self, step: int | None = None) -> tuple[int, Path]:
         """(step, folder) of the newest good checkpoint, all its files verified."""
@@ -323,10 +328,9 @@ class Checkpoints:
                     problems += [f"{part!r} is not wanted" for part in manifest.arrays if part not in targets]
                 refuse(folder, problems)
                 try:
-                    state = {
-                        p: read_part(folder / STATE_FOLDER, p, manifest.arrays[p], target, any_float=any_float)
-                        for p, target in targets.items()
-                    }
+                    stored = folder / STATE_FOLDER
+                    how: dict[str, Any] = {"any_float": any_float, "older_name": self._older_name}
+                    state = {p: read_part(stored, p, manifest.arrays[p], t, **how) for p, t in targets.items()}
                 except CheckpointError:
                     raise
                 except Exception as error:

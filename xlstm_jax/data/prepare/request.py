@@ -105,7 +105,8 @@ def prepare(
     plan = make_plan(list_files(listed, reading), reading, settings, task_bytes)
     if (out / INDEX_FILE).is_file():
         return _open_equal(plan, out, workers, progress)
-    with _locked(out), Progress(progress) as bars:
+    bars = Progress(progress, unit="bytes")
+    with _locked(out):
         plan = _begin(plan, out)
         folder = out / WORK_FOLDER
         with WorkerPool(folder, _processes(plan, workers)) as pool:
@@ -222,11 +223,11 @@ def _open_equal(plan: Plan, out: Path, workers: int, progress: bool) -> TokenSto
     differing = differences(to_json(plan.settings), found["settings"])
     if not differing and plan.files_key() != found["files_key"]:
         # Files were moved or written to; their content decides.
-        with tempfile.TemporaryDirectory() as name, Progress(progress) as bars:
+        with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             plan.write(folder)
             with WorkerPool(folder, _processes(plan, workers)) as pool:
-                digest = content_digest(_scan(plan, folder, pool, bars))
+                digest = content_digest(_scan(plan, folder, pool, Progress(progress, unit="bytes")))
         differing = differences({"documents": digest[:12]}, {"documents": found["content"][:12]})
     if differing:
         raise PrepareError(

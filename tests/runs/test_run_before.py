@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xlstm_jax.models.layouts import older_name
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.errors import DamagedRunError, StateMismatchError
 from xlstm_jax.runs.folder import RunFolder, with_config
@@ -93,13 +94,9 @@ def test_special_tokens_come_back_and_a_damaged_record_is_named(tmp_path):
         run.read_tokenizer_info()
 
 
-def older_name(name):
-    return name.replace("blocks_0_1", "blocks").replace("blocks_0", "blocks")
-
-
 @pytest.mark.parametrize("name", ["blocks_0_1", "blocks_0"])
 def test_arrays_that_were_renamed_are_found_by_the_names_that_they_had(before, name):
-    checkpoints = Checkpoints(before / "trained" / "checkpoints", read_only=True, older_name=older_name)
+    checkpoints = RunFolder(before / "trained").checkpoints(read_only=True)
     assert same(checkpoints.restore(state(name))[1], state(name))
     assert same(checkpoints.restore(state())[1], state())
     narrow = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), state(name)["params"])

@@ -239,7 +239,7 @@ class RunFolder:
         self, *, keep: int = 3, read_only: bool = False, say: Callable[[str], None] | None = None
     ) -> Checkpoints:
         """The checkpoints; who does not hold the lock must say `read_only=True`."""
-        return Checkpoints(self.checkpoint_dir, keep=keep, read_only=read_only, say=say)
+        return Checkpoints(self.checkpoint_dir, keep=keep, read_only=read_only, say=say, older_name=_older_name)
 
     @property
     def converted(self) -> bool:
@@ -329,6 +329,12 @@ class RunFolder:
 def with_config(config: Any, **values: Any) -> dict[str, Any]:
     """The extra values of a checkpoint that is saved under a config, for `RunFolder.check_config` to find."""
     return {**values, SAVED_CONFIG: to_json(config)}
+
+
+def _older_name(path: str) -> str:
+    from xlstm_jax.models.layouts import older_name  # brings JAX in
+
+    return older_name(path)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

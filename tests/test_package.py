@@ -12,7 +12,7 @@ import xlstm_jax
 
 LIGHT = """
 import sys, xlstm_jax
-dir(xlstm_jax), xlstm_jax.__doc__
+dir(xlstm_jax), xlstm_jax.load, xlstm_jax.__version__
 heavy = {"jax", "jaxlib", "flax", "optax", "orbax", "numpy", "rich", "matplotlib", "tyro", "tokenizers"}
 print(sorted(heavy & set(sys.modules)), sum(name.startswith("xlstm_jax.") for name in sys.modules))
 """
@@ -42,7 +42,7 @@ def test_type_checkers_see_the_same_names_in_the_same_places():
         for alias in node.names
     }
     assert imported == xlstm_jax.PLACES
-    assert {*imported, "__version__"} == set(xlstm_jax.__all__)
+    assert {*imported, "load", "__version__"} == set(xlstm_jax.__all__)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

@@ -4,17 +4,19 @@
     >>> run = xlstm_jax.load("runs/quickstart")
     >>> run.generate("def ")
 
-Importing this package loads nothing heavy: each name below comes from its place when it is first used, and JAX with it.
+Importing this package loads nothing heavy: each other name comes from its place when it is first asked for, and JAX
+with it.
 """
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xlstm_jax.data.prepare.request import prepare
-    from xlstm_jax.inference.run import load
+    from xlstm_jax.inference.run import Run
     from xlstm_jax.kernels.mlstm import mlstm
     from xlstm_jax.kernels.slstm import slstm
     from xlstm_jax.models.llama.config import LlamaConfig
@@ -38,6 +40,7 @@ __all__ = [
     "FeedForwardConfig",
     "LlamaConfig",
     "LlamaLMModel",
+    "Run",
     "__version__",
     "get_preset",
     "load",
@@ -57,7 +60,7 @@ __all__ = [
 
 PLACES = {
     "prepare": "data.prepare.request",
-    "load": "inference.run",
+    "Run": "inference.run",
     "mlstm": "kernels.mlstm",
     "slstm": "kernels.slstm",
     "LlamaConfig": "models.llama.config",
@@ -76,6 +79,21 @@ PLACES = {
     "train": "training.loop",
 }
 """Where in this package each name lives."""
+
+
+def load(path: str | Path, step: int | None = None) -> Run:
+    """The trained model of a run folder, ready to generate; also while the run trains.
+
+    Args:
+        path: the run's folder.
+        step: of the checkpoint to read; the newest good one if None.
+
+    Raises:
+        RunError: if there is no such run, or no checkpoint in it that can be used.
+    """
+    from xlstm_jax.inference.run import load
+
+    return load(path, step)
 
 
 def __getattr__(name: str) -> Any:

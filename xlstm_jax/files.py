@@ -72,7 +72,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink()
         # A failed `write` does not say of what; an error that names another file is not about this one.
         if isinstance(error, OSError) and error.errno and str(error.filename or temporary) == str(temporary):
-            raise _not_written(path, error) from error
+            raise write_error(path, error) from error
         raise
 
 
@@ -153,7 +153,7 @@ def appearing_folder(path: Path, needed: int = 0) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_empty(made[:-1])
         if isinstance(error, Exception) and is_disk_full(error) and not isinstance(error, DiskFullError):
-            raise _not_written(path, error) from error
+            raise write_error(path, error) from error
         raise
 
 
@@ -254,7 +254,8 @@ def _free(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _not_written(path: Path, error: Exception) -> WriteError:
+def write_error(path: Path, error: Exception) -> WriteError:
+    """The error that tells of one of the system's, met while writing `path`."""
     if is_disk_full(error):
         return DiskFullError(f"no space left on the disk while writing {path} ({free_in_words(path)}); {_GO_ON}")
     return WriteError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}")

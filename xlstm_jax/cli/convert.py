@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `xlstm convert ARGV`; returns the exit code."""
     arguments = _parser().parse_args(argv)
     # After the parser, so that --help needs no JAX.
-    from xlstm_jax.hub.safetensors_files import refuse_existing
+    from xlstm_jax.files import refuse_existing
 
     _give_memory_back_at_once()
     from xlstm_jax.cli.names import find_weights, run_path
@@ -68,6 +68,7 @@ def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     from xlstm_jax.data.tokenizers.base import Tokenizer, load_tokenizer
     from xlstm_jax.hub.folders import TOKENIZER_FILE, Kept, carried_files, open_source, opening_token, read_tokenizer
     from xlstm_jax.hub.formats import ReadOptions
+    from xlstm_jax.runs.tokenizer_info import TokenizerInfo
     from xlstm_jax.training.converted import write_run
 
     opened = open_source(source, format=arguments.format, config=arguments.config)
@@ -88,12 +89,13 @@ def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     weights = opened.read(options)
     for note in weights.notes:
         _say(f"note: {note}")
+    info: TokenizerInfo | None = None
     if tokenizer is not None and arguments.tokenizer is None:
-        weights.record["opening_id"] = opening_token(opened.folder, opened.document, tokenizer)
+        info = TokenizerInfo(opening_token(opened.folder, opened.document, tokenizer))
     files = carried_files(opened.folder, tokenizer=arguments.tokenizer is None)
     if tokenizer is None and (opened.folder / TOKENIZER_FILE).is_file():
         files[TOKENIZER_FILE] = (opened.folder / TOKENIZER_FILE).read_bytes()
-    write_run(out, weights, tokenizer, Kept(files, weights.record), _say)
+    write_run(out, weights, tokenizer, Kept(files, weights.record), info, _say)
     count = sum(leaf.size for leaf in _leaves(weights.params))
     _say(f"{out} holds {count:,} parameters of {opened.format.title}, to compute in {weights.config.dtype}")
     if without is not None:

@@ -14,19 +14,17 @@ from xlstm_jax.config import ConfigError
 from xlstm_jax.data.errors import TokenizerError
 from xlstm_jax.data.tokenizers.base import TOKENIZER_FILE, ByteTokenizer, Tokenizer, load_tokenizer
 from xlstm_jax.data.tokenizers.byte_level import ByteLevelTokenizer, byte_vocabulary_json
+from xlstm_jax.files import appearing_folder, bytes_in_words
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.formats import Format, ReadOptions, Weights, detect, to_huggingface
 from xlstm_jax.hub.safetensors_files import (
     SHARD_BYTES,
     StoredTensor,
-    appearing_folder,
     open_tensors,
-    write_synced,
     write_tensors,
 )
 from xlstm_jax.hub.tensor_map import tensors_from_params
 from xlstm_jax.models.language_model import LanguageModelConfig
-from xlstm_jax.runs.space import bytes_in_words
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
@@ -236,8 +234,8 @@ class Kept:
         """Make the folder."""
         folder.mkdir()
         for name, content in self.files.items():
-            write_synced(folder / name, content)
-        write_synced(folder / RECORD_FILE, _json(self.record))
+            (folder / name).write_bytes(content)
+        (folder / RECORD_FILE).write_bytes(_json(self.record))
 
     def config(self, format: str) -> dict[str, Any]:
         """The config.json that came along, if it is of that format."""
@@ -272,7 +270,7 @@ def write_huggingface(
 
     Raises:
         ConfigError: for a model that the format cannot express.
-        WeightsError: if `out` is there already, or the disk is too small.
+        ExistsError, DiskFullError: if `out` is there already, or the disk is too small.
     """
     kept = kept or Kept()
     mode = weight_mode or kept.record.get("weight_mode") or "single"
@@ -295,7 +293,7 @@ def write_huggingface(
     with appearing_folder(out, needed) as draft:
         write_tensors(draft, tensors, shard_bytes)
         for name, content in files.items():
-            write_synced(draft / name, content)
+            (draft / name).write_bytes(content)
 
 
 def _dtypes(recorded: Mapping[str, Any], dtypes: set[np.dtype]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from xlstm_jax.data.tokenizers.base import ByteTokenizer, Tokenizer
+from xlstm_jax.files import appearing_folder, bytes_in_words
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.folders import Kept
 from xlstm_jax.hub.formats import Weights
-from xlstm_jax.hub.safetensors_files import appearing_folder
 from xlstm_jax.runs.folder import RunFolder, with_config
-from xlstm_jax.runs.space import bytes_in_words, bytes_needed
+from xlstm_jax.runs.storage import bytes_needed
+from xlstm_jax.runs.tokenizer_info import TokenizerInfo
 from xlstm_jax.training.config import DataConfig, Experiment, TrainingConfig
 
 
@@ -20,6 +21,7 @@ def write_run(
     weights: Weights,
     tokenizer: Tokenizer | None,
     kept: Kept,
+    info: TokenizerInfo | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> None:
     """Make a run whose one checkpoint, of step 0, holds the parameters alone. It appears complete or not at all.
@@ -29,11 +31,12 @@ def write_run(
         weights: the model.
         tokenizer: its tokenizer; without one the run has no text in and out.
         kept: what shall come along, so that the run can become such a folder again.
+        info: the special tokens that it expects, if it expects any.
         say: gets a sentence on the disk.
 
     Raises:
-        WeightsError: if there is something at `path`, the disk is too small, or the tokenizer has more tokens than the
-            model.
+        WeightsError: if the tokenizer has more tokens than the model.
+        ExistsError, DiskFullError: if there is something at `path`, or the disk is too small.
     """
     if tokenizer is not None and tokenizer.vocab_size > weights.config.vocab_size:
         raise WeightsError(
@@ -45,11 +48,13 @@ def write_run(
         draft = RunFolder(folder)
         if tokenizer is not None:
             tokenizer.save(draft.tokenizer_dir)
+        if info is not None:
+            draft.write_tokenizer_info(info)
         kept.write(draft.huggingface_dir)
         draft.write_environment()
         experiment = _experiment(path, weights, tokenizer)
         with draft.checkpoints() as checkpoints:
-            checkpoints.save(0, {"params": weights.params}, with_config(experiment, tokens_seen=0))
+            checkpoints.save(0, {"params": weights.params}, with_config(experiment, tokens_seen=0, converted=True))
         draft.write_config(experiment)
 
 

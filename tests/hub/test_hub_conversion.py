@@ -19,6 +19,7 @@ from huggingface_folders import GOLDEN, bits, expressible, with_cell
 import xlstm_jax
 from xlstm_jax.cli import main
 from xlstm_jax.config import ConfigError
+from xlstm_jax.data.errors import NoEndOfDocumentError, NormalizerError
 from xlstm_jax.data.tokenizers.base import ByteTokenizer, load_tokenizer
 from xlstm_jax.data.tokenizers.byte_level import train_byte_level
 from xlstm_jax.hub.folders import Kept, parse_size, read_tokenizer, write_huggingface
@@ -118,6 +119,21 @@ def test_a_tokenizer_that_normalises_or_has_no_evident_end_is_still_read(tmp_pat
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     tokenizer, _ = read_tokenizer(tmp_path, {"eos_token_id": [bpe.eod_id]})
     assert tokenizer.eod_text == "<|the end|>"
+
+
+@pytest.mark.parametrize("name", ["drop_normalizer", "end-of-document"])
+def test_what_is_wrong_with_a_tokenizer_is_told_by_the_type_of_the_error_not_by_its_words(tmp_path, bpe, name):
+    """The path stands in the sentence."""
+    (tmp_path / name).mkdir()
+    file = tmp_path / name / "tokenizer.json"
+    file.write_text(bpe.text.replace("<|endoftext|>", "<|the end|>"))
+    tokenizer, notes = read_tokenizer(file.parent, {"eos_token_id": bpe.eod_id})
+    assert (tokenizer.eod_text, notes) == ("<|the end|>", [])
+    with pytest.raises(NoEndOfDocumentError):
+        read_tokenizer(file.parent, {})
+    file.write_text(json.dumps(json.loads(bpe.text) | {"normalizer": {"type": "NFC"}}))
+    with pytest.raises(NormalizerError):
+        load_tokenizer(file)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

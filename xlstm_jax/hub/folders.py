@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.errors import TokenizerError
+from xlstm_jax.data.errors import NoEndOfDocumentError, NormalizerError, TokenizerError
 from xlstm_jax.data.tokenizers.base import TOKENIZER_FILE, ByteTokenizer, Tokenizer, load_tokenizer
 from xlstm_jax.data.tokenizers.byte_level import ByteLevelTokenizer, byte_vocabulary_json
 from xlstm_jax.hub.errors import WeightsError
@@ -134,24 +134,19 @@ def read_tokenizer(folder: Path, document: Mapping[str, Any], eod: str | None = 
         # A tokenizer of another kind is left out with a note; one that cannot be read is a mistake to tell of.
         if one.is_file():
             read_json_object(one)
-    notes, drop = [], False
-    for _ in range(2):
+    notes: list[str] = []
+    options: dict[str, Any] = {"eod": eod}
+    while True:  # each of the two errors is mended once
         try:
-            tokenizer = load_tokenizer(file, eod=eod, drop_normalizer=drop)
-            break
-        except TokenizerError as error:
-            if "drop_normalizer" in str(error) and not drop:
-                drop = True
-                notes.append(f"{file} normalises its text; here it does not, so that bytes come back as they are")
-                continue
-            if eod is not None or "end-of-document" not in str(error):
-                raise
+            return load_tokenizer(file, **options), notes
+        except NormalizerError:
+            options["drop_normalizer"] = True
+            notes.append(f"{file} normalises its text; here it does not, so that bytes come back as they are")
+        except NoEndOfDocumentError:
             ending = _token_by_id(file, document.get("eos_token_id"))
             if ending is None:
                 raise
-            tokenizer = load_tokenizer(file, eod=ending, drop_normalizer=drop)
-            break
-    return tokenizer, notes
+            options["eod"] = ending
 
 
 def opening_token(folder: Path, document: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:

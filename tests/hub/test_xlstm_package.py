@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.hub.xlstm_package import params_from_xlstm_package, xlstm_package_from_params
-from xlstm_jax.hub.xlstm_package_config import config_from_xlstm_package
+from xlstm_jax.hub.formats.xlstm_package import params_from_xlstm_package, xlstm_package_from_params
+from xlstm_jax.hub.formats.xlstm_package_config import config_from_xlstm_package
 from xlstm_jax.kernels.closeness import relative_error
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 
@@ -124,7 +124,7 @@ def test_every_tensor_that_does_not_fit_is_named():
     for problem in (
         r"missing: lm_head.weight \(23, 16\)",
         r"surplus: xlstm_block_stack.blocks.1.ffn.proj_up.bias",
-        r"mis-shaped: xlstm_block_stack.blocks.0.xlstm.learnable_skip is \(3,\), but must be \(32,\)",
+        r"mis-shaped: xlstm_block_stack.blocks.0.xlstm.learnable_skip is \(3,\), but the config asks for \(32,\)",
         r"wrong dtype: token_embedding.weight is int8",
     ):
         assert re.search(problem, str(caught.value))
@@ -194,7 +194,7 @@ def test_blocks_in_different_layouts_are_refused():
 def test_a_layout_that_the_kernels_do_not_have_is_refused():
     config, tensors, _ = recorded("mixed")
     with pytest.raises(
-        WeightsError, match=r"mis-shaped: .*_recurrent_kernel_ is \(2, 32, 8\), but must be \(2, 8, 32\)"
+        WeightsError, match=r"mis-shaped: .*_recurrent_kernel_ is \(2, 32, 8\), but the config asks for \(2, 8, 32\)"
     ):
         params_from_xlstm_package(tensors, config, "cuda")
     with pytest.raises(WeightsError, match=r"recurrent layout is 'triton'"):

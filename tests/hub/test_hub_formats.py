@@ -20,11 +20,11 @@ from xlstm_jax.hub.mapping import (
     Entry,
     Form,
     Part,
-    block_shapes,
     params_from_tensors,
     tensors_from_params,
 )
 from xlstm_jax.models.language_model import build_model
+from xlstm_jax.models.layouts import block_shapes
 
 CONFIG = expressible()
 
@@ -37,7 +37,8 @@ def fresh(config=CONFIG):
 
 TOY = """
 from xlstm_jax.hub.formats.base import Format, Weights, Written
-from xlstm_jax.hub.mapping import TRANSPOSED, SAME, Entry, Part, block_shapes, on_device, params_from_tensors
+from xlstm_jax.hub.mapping import TRANSPOSED, SAME, Entry, Part, on_device, params_from_tensors
+from xlstm_jax.models.layouts import block_shapes
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
 def entries(config):

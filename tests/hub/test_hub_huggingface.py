@@ -21,10 +21,10 @@ from xlstm_jax.hub.folders import open_source, write_huggingface, written_as
 from xlstm_jax.hub.formats import llama, xlstm
 from xlstm_jax.hub.formats.base import ReadOptions
 from xlstm_jax.hub.kept import Kept
-from xlstm_jax.hub.mapping import block_shapes
 from xlstm_jax.hub.safetensors_files import open_tensors
 from xlstm_jax.kernels.closeness import relative_error
 from xlstm_jax.models.language_model import build_model
+from xlstm_jax.models.layouts import block_shapes
 from xlstm_jax.models.llama.config import LlamaConfig
 
 CLOSE = 1e-5
@@ -79,9 +79,9 @@ def test_scanned_blocks_are_written_like_unrolled_ones(tmp_path):
     for name in ("hf_xlstm_single", "hf_llama_gqa"):
         weights = read(GOLDEN / name)
         scanned = dataclasses.replace(weights.config, scan_blocks=True)
-        from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
+        from xlstm_jax.models.layouts import spans, to_runs
 
-        write_huggingface(tmp_path / name, scanned, stack_blocks(weights.params), None)
+        write_huggingface(tmp_path / name, scanned, to_runs(weights.params, spans(scanned)), None)
         assert bits(tmp_path / name) == bits(GOLDEN / name)
 
 

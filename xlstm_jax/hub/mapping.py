@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.hub._layouts import block_shapes, span_of, spans, to_runs
 from xlstm_jax.hub.errors import refuse
 from xlstm_jax.hub.safetensors_files import NewTensor
 from xlstm_jax.models.language_model import LanguageModelConfig
+from xlstm_jax.models.layouts import block_shapes, span_of, spans, to_runs
 
 Shape = tuple[int, ...]
 
@@ -250,6 +250,6 @@ def _leaves(params: Mapping[str, Any]) -> dict[str, tuple[Any, int | None]]:
         if len(span) < 2:
             leaves[".".join(names)] = leaf, None
         else:
-            for place, i in zip(range(leaf.shape[0]), span):
+            for place, i in enumerate(span):
                 leaves[".".join([*names[:at], f"blocks_{i}", *names[at + 1 :]])] = leaf, place
     return leaves

@@ -156,7 +156,7 @@ def huggingface_from_config(config: xLSTMLMModelConfig) -> dict[str, Any]:
         if problems:
             raise ConfigError("the format xlstm of Hugging Face cannot express this model: " + "; ".join(problems))
 
-    if any(config.block_map) or config.mlstm_block is None:
+    if set(config.block_kinds) != {"mlstm"} or config.mlstm_block is None:
         problems.append(f"model.slstm_at is {config.slstm_at!r}, but the format has no sLSTM blocks")
         give_up()
         raise AssertionError("unreachable")

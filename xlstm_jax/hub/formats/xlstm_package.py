@@ -37,7 +37,6 @@ from xlstm_jax.hub.mapping import (
     params_from_tensors,
     tensors_from_params,
 )
-from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import SLSTM
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
 _NORM = Form(one_plus=True)
@@ -77,12 +76,12 @@ def _entries(
         head: whether `lm_head.weight` is among them.
     """
     yield _entry("token_embedding.weight", "token_embedding.embedding")
-    for i, kind in enumerate(config.block_map):
+    for i, kind in enumerate(config.block_kinds):
         theirs, ours = f"xlstm_block_stack.blocks.{i}", f"xlstm_block_stack.blocks_{i}"
         yield _entry(f"{theirs}.xlstm_norm.weight", f"{ours}.norm.scale", _NORM)
         yield _entry(f"{theirs}.xlstm.conv1d.conv.weight", f"{ours}.xlstm.conv.kernel", _CONV)
         yield _entry(f"{theirs}.xlstm.conv1d.conv.bias", f"{ours}.xlstm.conv.bias")
-        yield from (_slstm(theirs, ours, layout, tensors) if kind == SLSTM else _mlstm(theirs, ours))
+        yield from (_slstm(theirs, ours, layout, tensors) if kind == "slstm" else _mlstm(theirs, ours))
     yield _entry("xlstm_block_stack.post_blocks_norm.weight", "xlstm_block_stack.post_blocks_norm.scale", _NORM)
     if head:
         tied = _entry("lm_head.weight", "token_embedding.embedding")
@@ -215,10 +214,10 @@ def _recurrent_layout(
         return asked
     told: dict[Backend, list[int]] = {"vanilla": [], "cuda": []}
     alike = True
-    for i, kind in enumerate(config.block_map):
+    for i, kind in enumerate(config.block_kinds):
         prefix = f"xlstm_block_stack.blocks.{i}."
         kernel, bias = (tensors.get(f"{prefix}xlstm.slstm_cell.{name}") for name in (_KERNEL, _BIAS))
-        if kind != SLSTM or kernel is None or bias is None:
+        if kind != "slstm" or kernel is None or bias is None:
             continue
         kernel_shape, bias_shape = tuple(np.shape(kernel)), tuple(np.shape(bias))
         heads = config.slstm_block.slstm.num_heads if config.slstm_block is not None else 1

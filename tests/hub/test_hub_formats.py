@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from huggingface_folders import bits, expressible
 
+from xlstm_jax.config import ConfigError
 from xlstm_jax.hub import formats
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.folders import open_source, write_huggingface
@@ -82,11 +83,14 @@ def test_every_format_has_its_file_and_its_row():
         assert dataclasses.is_dataclass(row.holds)
 
 
-def test_a_run_made_before_records_had_a_type_is_still_read(tmp_path):
+def test_a_record_from_before_it_had_a_type_is_still_read(tmp_path):
     (tmp_path / "format.json").write_text('{"stored_head": true, "format": "llama", "opening_id": null}')
     assert Kept.read(tmp_path).record == Record(format="llama", stored_head=True)
-    (tmp_path / "format.json").write_text('{"format": "xlstm-package", "opening_id": 5}')
-    assert Kept.read(tmp_path).record == Record(format="xlstm-package", opening_id=5)
+    (tmp_path / "format.json").write_text('{"format": "xlstm", "weight_mode": "fused", "opening_id": 5}')
+    assert Kept.read(tmp_path).record == Record(format="xlstm", weight_mode="fused")
+    (tmp_path / "format.json").write_text('{"weight_mode": 3}')
+    with pytest.raises(ConfigError, match=r"format\.json.*weight_mode is 3"):
+        Kept.read(tmp_path)
 
 
 # -- forms ------------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `xlstm convert ARGV`; returns the exit code."""
     arguments = _parser().parse_args(argv)
     # After the parser, so that --help needs no JAX.
-    from xlstm_jax.hub.safetensors_files import refuse_existing
+    from xlstm_jax.files import refuse_existing
 
     _give_memory_back_at_once()
     source = _source(arguments.source)

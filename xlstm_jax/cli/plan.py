@@ -12,8 +12,8 @@ from xlstm_jax.cli.options import apply_options
 from xlstm_jax.cli.target import find_target, take_values
 from xlstm_jax.config import ConfigError
 from xlstm_jax.cost.plan import Compile, Plan, plan
+from xlstm_jax.files import bytes_in_words
 from xlstm_jax.presets import preset_names, preset_summary
-from xlstm_jax.runs.space import bytes_in_words
 
 FLAGS = {"--no-compile": "no", "--exact": "exact"}
 

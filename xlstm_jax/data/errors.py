@@ -54,11 +54,3 @@ class DamagedStoreError(StoreError):
 
 class StoreVersionError(StoreError):
     """The store was written by another version of the format."""
-
-
-class WriteError(DataError, OSError):
-    """A file that cannot be written: no permission, a limit on its size, a failing disk."""
-
-
-class DiskFullError(DataError, OSError):
-    """No space left where the store is written; everything finished so far is kept."""

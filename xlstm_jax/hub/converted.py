@@ -10,15 +10,16 @@ import jax
 
 from xlstm_jax.data.errors import TokenizerError
 from xlstm_jax.data.tokenizers.base import TOKENIZER_FILE, ByteTokenizer, Tokenizer, load_tokenizer
+from xlstm_jax.files import appearing_folder, bytes_in_words
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.folders import Say, Source
 from xlstm_jax.hub.formats.base import ReadOptions, Weights
 from xlstm_jax.hub.kept import Kept, carried_files
-from xlstm_jax.hub.safetensors_files import appearing_folder
-from xlstm_jax.hub.tokenizers import opening_token, read_tokenizer
+from xlstm_jax.hub.tokenizers import bos_token, read_tokenizer
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.runs.folder import RunFolder, with_config
-from xlstm_jax.runs.space import bytes_in_words, bytes_needed
+from xlstm_jax.runs.storage import bytes_needed
+from xlstm_jax.runs.tokenizer_info import TokenizerInfo
 
 MakeConfig = Callable[[LanguageModelConfig, str], Any]
 """(model, tokenizer as a data config names one) -> the run's config: what a copy is trained with where nothing else is
@@ -59,13 +60,13 @@ def convert_to_run(
     weights = source.read(options)
     for note in weights.notes:
         say(f"note: {note}")
-    own = tokenizer is None
+    own, info = tokenizer is None, None
     if found is not None and own:
-        weights.record.opening_id = opening_token(source.folder, source.document, found)
+        info = TokenizerInfo(bos_token(source.folder, source.document, found))
     files = carried_files(source.folder, tokenizer=own)
     if found is None and (source.folder / TOKENIZER_FILE).is_file():
         files[TOKENIZER_FILE] = (source.folder / TOKENIZER_FILE).read_bytes()
-    write_run(out, weights, found, Kept(files, weights.record), make_config, say)
+    write_run(out, weights, found, Kept(files, weights.record), make_config, info, say)
     count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
     say(f"{out} holds {count:,} parameters of {source.title}, to compute in {weights.config.dtype}")
     if lacks is not None:
@@ -92,6 +93,7 @@ def write_run(
     tokenizer: Tokenizer | None,
     kept: Kept,
     make_config: MakeConfig,
+    info: TokenizerInfo | None = None,
     say: Say = lambda sentence: None,
 ) -> None:
     """Make a run whose one checkpoint, of step 0, holds the parameters alone. It appears complete or not at all.
@@ -102,11 +104,12 @@ def write_run(
         tokenizer: its tokenizer; without one the run has no text in and out.
         kept: what shall come along, so that the run can become such a folder again.
         make_config: see `MakeConfig`.
+        info: the special tokens that it expects, if it expects any.
         say: gets a sentence on the disk.
 
     Raises:
-        WeightsError: if there is something at `path`, the disk is too small, or the tokenizer has more tokens than the
-            model.
+        WeightsError: if the tokenizer has more tokens than the model.
+        ExistsError, DiskFullError: if there is something at `path`, or the disk is too small.
     """
     if tokenizer is not None and tokenizer.vocab_size > weights.config.vocab_size:
         raise WeightsError(
@@ -121,8 +124,10 @@ def write_run(
         draft = RunFolder(folder)
         if tokenizer is not None:
             tokenizer.save(draft.tokenizer_dir)
+        if info is not None:
+            draft.write_tokenizer_info(info)
         kept.write(draft.huggingface_dir)
         draft.write_environment()
         with draft.checkpoints() as checkpoints:
-            checkpoints.save(0, {"params": weights.params}, with_config(config, tokens_seen=0))
+            checkpoints.save(0, {"params": weights.params}, with_config(config, tokens_seen=0, converted=True))
         draft.write_config(config)

@@ -11,6 +11,7 @@ import numpy as np
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.tokenizers.base import Tokenizer
+from xlstm_jax.files import appearing_folder, bytes_in_words
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.formats import TITLES, detect, format_for, get_format
 from xlstm_jax.hub.formats.base import ReadOptions, Weights, Written
@@ -19,14 +20,11 @@ from xlstm_jax.hub.mapping import tensors_from_params
 from xlstm_jax.hub.safetensors_files import (
     SHARD_BYTES,
     StoredTensor,
-    appearing_folder,
     open_tensors,
-    write_synced,
     write_tensors,
 )
 from xlstm_jax.hub.tokenizers import tokenizer_files
 from xlstm_jax.models.language_model import LanguageModelConfig
-from xlstm_jax.runs.space import bytes_in_words
 
 Say = Callable[[str], None]
 
@@ -110,7 +108,7 @@ def write_huggingface(
 
     Raises:
         ConfigError: for a model that the format cannot express.
-        WeightsError: if `out` is there already, or the disk is too small.
+        ExistsError, DiskFullError: if `out` is there already, or the disk is too small.
     """
     kept = kept or Kept()
     format, written = written_as(config, kept.record, weight_mode)
@@ -131,7 +129,7 @@ def write_huggingface(
     with appearing_folder(out, needed) as draft:
         write_tensors(draft, tensors, shard_bytes)
         for name, content in files.items():
-            write_synced(draft / name, content)
+            (draft / name).write_bytes(content)
 
 
 def written_as(

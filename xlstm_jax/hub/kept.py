@@ -11,7 +11,6 @@ from typing import Any
 from xlstm_jax.config import from_json, to_json
 from xlstm_jax.data.tokenizers.base import TOKENIZER_FILE
 from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.hub.safetensors_files import write_synced
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
@@ -34,8 +33,17 @@ class Record:
     """Of the format xlstm: "single" or "fused"."""
     stored_head: bool = False
     """Whether there was a tensor for the head, which may be tied."""
-    opening_id: int | None = None
-    """The token that the model expects before every text (BOS), where that is another than the EOD."""
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """The record in a file; the default if it is not there.
+
+        Raises:
+            WeightsError, ConfigError: if it is damaged.
+        """
+        data = read_json_object(path) if path.is_file() else {}
+        data.pop("opening_id", None)  # once here, now in the run's tokenizer_info.json
+        return from_json(cls, data, str(path))
 
 
 @dataclass
@@ -57,15 +65,14 @@ class Kept:
         files = carried_files(folder)
         if (folder / TOKENIZER_FILE).is_file():
             files[TOKENIZER_FILE] = (folder / TOKENIZER_FILE).read_bytes()
-        record = folder / RECORD_FILE
-        return cls(files, from_json(Record, read_json_object(record), str(record)) if record.is_file() else Record())
+        return cls(files, Record.read(folder / RECORD_FILE))
 
     def write(self, folder: Path) -> None:
         """Make the folder."""
         folder.mkdir()
         for name, content in self.files.items():
-            write_synced(folder / name, content)
-        write_synced(folder / RECORD_FILE, json_bytes(to_json(self.record)))
+            (folder / name).write_bytes(content)
+        (folder / RECORD_FILE).write_bytes(json_bytes(to_json(self.record)))
 
     def config(self, format: str) -> dict[str, Any]:
         """The config.json that came along, if it is of that format."""

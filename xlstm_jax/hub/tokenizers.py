@@ -44,7 +44,7 @@ def read_tokenizer(folder: Path, document: Mapping[str, Any], eod: str | None = 
             options["eod"] = ending
 
 
-def opening_token(folder: Path, document: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
+def bos_token(folder: Path, document: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
     """The token that the model expects before every text, where that is another than the EOD.
 
     It is the config's `bos_token_id`, if the config (`force_bos_token_insert`) or the tokenizer's files say that it is

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from xlstm_jax.files import write_atomic
 from xlstm_jax.runs.errors import DamagedRunError
-from xlstm_jax.runs.files import write_atomic
 
 
 class MetricsLog:

@@ -20,8 +20,8 @@ from jaxtyping import Int32
 
 from xlstm_jax.config import near_miss
 from xlstm_jax.data.errors import NoEndOfDocumentError, NormalizerError, PrepareError, TokenizerError, reason
-from xlstm_jax.data.files import atomic_write, write_json
 from xlstm_jax.data.tokenizers.base import INFO_FILE, TOKENIZER_FILE, Tokenizer, as_bytes
+from xlstm_jax.files import open_atomic, write_json
 
 EOD_TEXT = "<|endoftext|>"
 # What published tokenizers call the token that ends a document.
@@ -137,7 +137,7 @@ class ByteLevelTokenizer(Tokenizer):
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / TOKENIZER_FILE) as file:
+        with open_atomic(folder / TOKENIZER_FILE) as file:
             file.write(self._text.encode())
         info = {"kind": self.kind, "eod": self.eod_text, "drop_normalizer": self._drop_normalizer}
         write_json(folder / INFO_FILE, info | {"fingerprint": self.fingerprint})

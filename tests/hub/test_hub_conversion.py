@@ -25,7 +25,7 @@ from xlstm_jax.data.tokenizers.base import ByteTokenizer, load_tokenizer
 from xlstm_jax.data.tokenizers.byte_level import train_byte_level
 from xlstm_jax.hub.converted import write_run
 from xlstm_jax.hub.folders import parse_size, write_huggingface
-from xlstm_jax.hub.formats import detect
+from xlstm_jax.hub.formats import TITLES, detect
 from xlstm_jax.hub.formats.base import Weights
 from xlstm_jax.hub.kept import Kept
 from xlstm_jax.hub.safetensors_files import open_tensors
@@ -225,6 +225,17 @@ def test_a_wrong_call_is_told_in_one_sentence(tmp_path, capsys, monkeypatch, wor
     assert main(["convert", *words]) != 0
     assert message in capsys.readouterr().err
     assert not Path("runs/out").exists()
+
+
+def test_the_help_lists_the_formats_without_jax():
+    program = (
+        "import sys\nfrom xlstm_jax.cli import main\ntry:\n    main(['convert', '--help'])\n"
+        "finally:\n    assert not {'jax', 'flax'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, title in TITLES.items():
+        assert re.search(rf"{name} +{re.escape(title)}", done.stdout)
 
 
 def test_a_run_beyond_the_format_is_refused_before_its_weights_are_read(tmp_path, capsys):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
+from xlstm_jax.files import refuse_existing
 from xlstm_jax.hub.formats import TITLES
 
 if TYPE_CHECKING:
@@ -41,9 +42,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 def main(argv: Sequence[str]) -> int:
     """Run `xlstm convert ARGV`; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    # After the parser, so that --help needs no JAX.
-    from xlstm_jax.files import refuse_existing
-
     _give_memory_back_at_once()
     source = _source(arguments.source)
     is_run = (source / "checkpoints").is_dir()

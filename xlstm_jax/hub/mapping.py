@@ -111,6 +111,11 @@ class Entry(NamedTuple):
         return tuple(one)
 
 
+def single(name: str, path: str, form: Form = SAME) -> Entry:
+    """A tensor of theirs that holds one parameter of ours."""
+    return Entry(name, (Part(path, form),))
+
+
 def dense(name: str, *paths: str) -> Iterator[Entry]:
     """A dense layer of PyTorch, which holds one of ours or several: `NAME.weight` (out, in) and `NAME.bias`."""
     yield Entry(f"{name}.weight", tuple(Part(f"{path}.kernel", TRANSPOSED) for path in paths))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.hub.kept import Record
-from xlstm_jax.hub.mapping import FLOATS, TRANSPOSED, Entry, Part, on_device, params_from_tensors
+from xlstm_jax.hub.mapping import FLOATS, TRANSPOSED, Entry, on_device, params_from_tensors, single
 from xlstm_jax.hub.safetensors_files import StoredTensor
 from xlstm_jax.models.language_model import LanguageModelConfig
 
@@ -76,9 +76,10 @@ def compute_dtype(tensors: Tensors, asked: str | None = None) -> str:
 
 
 def head_of(config: LanguageModelConfig) -> Entry:
-    """The head of a model of transformers, which may be tied to the embedding."""
-    tied = Part("token_embedding.embedding")
-    return Entry("lm_head.weight", (tied if config.tie_weights else Part("lm_head.kernel", TRANSPOSED),))
+    """The head of a PyTorch model, which may be tied to the embedding."""
+    if config.tie_weights:
+        return single("lm_head.weight", "token_embedding.embedding")
+    return single("lm_head.weight", "lm_head.kernel", TRANSPOSED)
 
 
 def read_tied(

@@ -16,7 +16,7 @@ from xlstm_jax.hub.errors import WeightsError, refuse
 from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, Written, compute_dtype, head_of, read_tied
 from xlstm_jax.hub.formats.document import Document
 from xlstm_jax.hub.kept import Record
-from xlstm_jax.hub.mapping import Entry, Part, dense
+from xlstm_jax.hub.mapping import Entry, dense, single
 from xlstm_jax.models.llama.config import LlamaConfig
 
 _THETA = 1e4
@@ -131,16 +131,16 @@ def huggingface_from_config(config: LlamaConfig) -> dict[str, Any]:
 
 def entries(config: LlamaConfig, head: bool = True) -> Iterator[Entry]:
     """Every tensor of the format, and what of ours it holds; `head`: whether `lm_head.weight` is among them."""
-    yield Entry("model.embed_tokens.weight", (Part("token_embedding.embedding"),))
+    yield single("model.embed_tokens.weight", "token_embedding.embedding")
     for i in range(config.num_blocks):
         theirs, ours = f"model.layers.{i}", f"block_stack.blocks_{i}"
-        yield Entry(f"{theirs}.input_layernorm.weight", (Part(f"{ours}.attn_norm.scale"),))
+        yield single(f"{theirs}.input_layernorm.weight", f"{ours}.attn_norm.scale")
         for name, path in (("q", "dense_q"), ("k", "dense_k"), ("v", "dense_v"), ("o", "dense_out")):
             yield from dense(f"{theirs}.self_attn.{name}_proj", f"{ours}.attn.{path}")
-        yield Entry(f"{theirs}.post_attention_layernorm.weight", (Part(f"{ours}.ffn_norm.scale"),))
+        yield single(f"{theirs}.post_attention_layernorm.weight", f"{ours}.ffn_norm.scale")
         for name, path in (("gate", "proj_up_gate"), ("up", "proj_up"), ("down", "proj_down")):
             yield from dense(f"{theirs}.mlp.{name}_proj", f"{ours}.ffn.{path}")
-    yield Entry("model.norm.weight", (Part("block_stack.post_blocks_norm.scale"),))
+    yield single("model.norm.weight", "block_stack.post_blocks_norm.scale")
     if head:
         yield head_of(config)
 

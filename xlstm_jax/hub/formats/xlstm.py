@@ -16,7 +16,7 @@ from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, Written, compute_dtype, head_of, read_tied
 from xlstm_jax.hub.formats.document import Document
 from xlstm_jax.hub.kept import Record
-from xlstm_jax.hub.mapping import FLAT, Entry, Part, dense
+from xlstm_jax.hub.mapping import FLAT, Entry, dense, single
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
@@ -255,11 +255,11 @@ def entries(config: xLSTMLMModelConfig, weight_mode: str, head: bool = True) -> 
         weight_mode: "single" or "fused".
         head: whether `lm_head.weight` is among them.
     """
-    yield Entry("backbone.embeddings.weight", (Part("token_embedding.embedding"),))
+    yield single("backbone.embeddings.weight", "token_embedding.embedding")
     for i in range(config.num_blocks):
         theirs, ours = f"backbone.blocks.{i}", f"xlstm_block_stack.blocks_{i}"
         layer, cell = f"{theirs}.mlstm_layer", f"{ours}.xlstm.cell"
-        yield Entry(f"{theirs}.norm_mlstm.weight", (Part(f"{ours}.norm.scale"),))
+        yield single(f"{theirs}.norm_mlstm.weight", f"{ours}.norm.scale")
         maps = {f"{layer}.{name}": f"{ours}.xlstm.{name}" for name in "qkv"}
         maps[f"{layer}.ogate_preact"] = f"{ours}.xlstm.o"
         gates = {f"{layer}.{name}_preact": f"{cell}.{name}" for name in ("igate", "fgate")}
@@ -271,11 +271,11 @@ def entries(config: xLSTMLMModelConfig, weight_mode: str, head: bool = True) -> 
         else:
             for name, path in (maps | gates | up).items():
                 yield from dense(name, path)
-        yield Entry(f"{layer}.multihead_norm.weight", (Part(f"{cell}.out_norm.scale", FLAT),))
+        yield single(f"{layer}.multihead_norm.weight", f"{cell}.out_norm.scale", FLAT)
         yield from dense(f"{layer}.out_proj", f"{ours}.xlstm.proj_down")
-        yield Entry(f"{theirs}.norm_ffn.weight", (Part(f"{ours}.ffn_norm.scale"),))
+        yield single(f"{theirs}.norm_ffn.weight", f"{ours}.ffn_norm.scale")
         yield from dense(f"{theirs}.ffn.proj_down", f"{ours}.ffn.proj_down")
-    yield Entry("backbone.out_norm.weight", (Part("xlstm_block_stack.post_blocks_norm.scale"),))
+    yield single("backbone.out_norm.weight", "xlstm_block_stack.post_blocks_norm.scale")
     if head:
         yield head_of(config)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.hub.mapping import SAME, WIDE_FLOATS, Entry, Form, Part, params_from_tensors
+from xlstm_jax.hub.mapping import SAME, WIDE_FLOATS, Entry, Form, Part, params_from_tensors, single
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama.config import LlamaConfig
 
@@ -65,7 +65,7 @@ def params_from_xlstm_jax(flat: Mapping[str, Any], config: LanguageModelConfig) 
 
 
 def _row(theirs: str, ours: str, splits: Splits = -1, form: Form = SAME) -> Row:
-    return Entry(theirs, (Part(ours, form),)), splits
+    return single(theirs, ours, form), splits
 
 
 def _outside(stack: str) -> Iterator[Row]:

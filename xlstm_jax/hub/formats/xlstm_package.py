@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, compute_dtype
+from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, compute_dtype, head_of
 from xlstm_jax.hub.formats.xlstm_package_config import (
     Backend,
     backend_of,
@@ -27,14 +27,13 @@ from xlstm_jax.hub.formats.xlstm_package_config import (
     parse_package_config,
 )
 from xlstm_jax.hub.mapping import (
-    TRANSPOSED,
     WIDE_FLOATS,
     Entry,
     Form,
-    Part,
     dense,
     on_device,
     params_from_tensors,
+    single,
     tensors_from_params,
 )
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
@@ -60,10 +59,6 @@ _RECURRENT: dict[str, dict[tuple[Backend, int], Form]] = {
 }
 
 
-def _entry(theirs: str, ours: str, *forms: Form) -> Entry:
-    return Entry(theirs, (Part(ours, *forms),))
-
-
 def _entries(
     config: xLSTMLMModelConfig, layout: Backend, tensors: Mapping[str, Any], head: bool = True
 ) -> Iterator[Entry]:
@@ -75,43 +70,42 @@ def _entries(
         tensors: those that are there, whose number of axes counts.
         head: whether `lm_head.weight` is among them.
     """
-    yield _entry("token_embedding.weight", "token_embedding.embedding")
+    yield single("token_embedding.weight", "token_embedding.embedding")
     for i, kind in enumerate(config.block_kinds):
         theirs, ours = f"xlstm_block_stack.blocks.{i}", f"xlstm_block_stack.blocks_{i}"
-        yield _entry(f"{theirs}.xlstm_norm.weight", f"{ours}.norm.scale", _NORM)
-        yield _entry(f"{theirs}.xlstm.conv1d.conv.weight", f"{ours}.xlstm.conv.kernel", _CONV)
-        yield _entry(f"{theirs}.xlstm.conv1d.conv.bias", f"{ours}.xlstm.conv.bias")
+        yield single(f"{theirs}.xlstm_norm.weight", f"{ours}.norm.scale", _NORM)
+        yield single(f"{theirs}.xlstm.conv1d.conv.weight", f"{ours}.xlstm.conv.kernel", _CONV)
+        yield single(f"{theirs}.xlstm.conv1d.conv.bias", f"{ours}.xlstm.conv.bias")
         yield from (_slstm(theirs, ours, layout, tensors) if kind == "slstm" else _mlstm(theirs, ours))
-    yield _entry("xlstm_block_stack.post_blocks_norm.weight", "xlstm_block_stack.post_blocks_norm.scale", _NORM)
+    yield single("xlstm_block_stack.post_blocks_norm.weight", "xlstm_block_stack.post_blocks_norm.scale", _NORM)
     if head:
-        tied = _entry("lm_head.weight", "token_embedding.embedding")
-        yield tied if config.tie_weights else _entry("lm_head.weight", "lm_head.kernel", TRANSPOSED)
+        yield head_of(config)
 
 
 def _mlstm(theirs: str, ours: str) -> Iterator[Entry]:
     layer, own = f"{theirs}.xlstm", f"{ours}.xlstm"
     yield from dense(f"{layer}.proj_up", f"{own}.proj_up_mlstm", f"{own}.proj_up_z")
     for name in "qkv":
-        yield _entry(f"{layer}.{name}_proj.weight", f"{own}.{name}.kernel")
-        yield _entry(f"{layer}.{name}_proj.bias", f"{own}.{name}.bias")
+        yield single(f"{layer}.{name}_proj.weight", f"{own}.{name}.kernel")
+        yield single(f"{layer}.{name}_proj.bias", f"{own}.{name}.bias")
     yield from dense(f"{layer}.mlstm_cell.igate", f"{own}.cell.igate")
     yield from dense(f"{layer}.mlstm_cell.fgate", f"{own}.cell.fgate")
-    yield _entry(f"{layer}.mlstm_cell.outnorm.weight", f"{own}.cell.out_norm.scale", _NORM_OF_HEADS)
-    yield _entry(f"{layer}.learnable_skip", f"{own}.learnable_skip")
+    yield single(f"{layer}.mlstm_cell.outnorm.weight", f"{own}.cell.out_norm.scale", _NORM_OF_HEADS)
+    yield single(f"{layer}.learnable_skip", f"{own}.learnable_skip")
     yield from dense(f"{layer}.proj_down", f"{own}.proj_down")
 
 
 def _slstm(theirs: str, ours: str, layout: Backend, tensors: Mapping[str, Any]) -> Iterator[Entry]:
     layer, own = f"{theirs}.xlstm", f"{ours}.xlstm"
     for name, gate in (("fgate", "i"), ("igate", "f"), ("zgate", "z"), ("ogate", "o")):
-        yield _entry(f"{layer}.{name}.weight", f"{own}.{gate}.kernel")
+        yield single(f"{layer}.{name}.weight", f"{own}.{gate}.kernel")
     for name, path in ((_KERNEL, "recurrent_kernel"), (_BIAS, "bias")):
         full, forms = f"{layer}.slstm_cell.{name}", _RECURRENT[name]
         axes = len(np.shape(tensors[full])) if full in tensors else 0
         flat = next(form for (backend, _), form in forms.items() if backend == layout)
-        yield _entry(full, f"{own}.cell.{path}", forms.get((layout, axes), flat))
-    yield _entry(f"{layer}.group_norm.weight", f"{own}.group_norm.scale", _NORM_OF_HEADS)
-    yield _entry(f"{theirs}.ffn_norm.weight", f"{ours}.ffn_norm.scale", _NORM)
+        yield single(full, f"{own}.cell.{path}", forms.get((layout, axes), flat))
+    yield single(f"{layer}.group_norm.weight", f"{own}.group_norm.scale", _NORM_OF_HEADS)
+    yield single(f"{theirs}.ffn_norm.weight", f"{ours}.ffn_norm.scale", _NORM)
     yield from dense(f"{theirs}.ffn.proj_up", f"{ours}.ffn.proj_up_gate", f"{ours}.ffn.proj_up")
     yield from dense(f"{theirs}.ffn.proj_down", f"{ours}.ffn.proj_down")
 
@@ -165,12 +159,12 @@ def xlstm_package_from_params(
     a multiple of 2^-24 in float32.
 
     Args:
-        params: unrolled parameters of `xLSTMLMModel(config)`.
+        params: the parameters of `xLSTMLMModel(config)`, in any runs of blocks.
         config: a config such as `config_from_xlstm_package` returns.
         recurrent_layout: the backend that shall read the state dict.
 
     Raises:
-        WeightsError: for a parameter that the package has no place for, or one that `params` lacks.
+        WeightsError: for parameters that the package has no place for, that are not the model's or that `params` lacks.
     """
     written = tensors_from_params(_entries(config, recurrent_layout, {}), config, params)
     return {name: np.ascontiguousarray(tensor.values()) for name, tensor in written.items()}

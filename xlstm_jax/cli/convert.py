@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xlstm_jax.cli.names import find_weights, run_path
 from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
 from xlstm_jax.files import refuse_existing
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `xlstm convert ARGV`; returns the exit code."""
     arguments = _parser().parse_args(argv)
     _give_memory_back_at_once()
-    source = _source(arguments.source)
+    source = find_weights(arguments.source)
     is_run = (source / "checkpoints").is_dir()
     target = arguments.to or ("huggingface" if is_run else "run")
     if is_run and target == "run":
@@ -52,8 +53,6 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"{source} is no run: convert it to a run first, then that to Hugging Face's format")
     _refuse_unused(arguments, target)
     if target == "run":
-        from xlstm_jax.cli.train import run_path
-
         out = run_path(arguments.out)
         refuse_existing(out)
         _to_run(source, out, arguments)
@@ -112,19 +111,6 @@ def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> N
         say=_say,
     )
     _say(f"{out} holds the checkpoint of step {step} of {folder}, for transformers")
-
-
-def _source(name: str) -> Path:
-    """A path as it is; a name that is nothing here stands for `runs/NAME`."""
-    from xlstm_jax.cli.train import run_path
-
-    path = Path(name)
-    if path.exists():
-        return path
-    run = run_path(name)
-    if not run.exists():
-        raise ConfigError(f"there is neither a file or folder {path} nor a run {run}")
-    return run
 
 
 def _refuse_unused(arguments: argparse.Namespace, target: str) -> None:

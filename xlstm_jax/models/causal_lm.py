@@ -14,9 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from xlstm_jax.config import ConfigError
 from xlstm_jax.models.layouts import param_shapes, spans
 from xlstm_jax.models.shared.context import Context
-from xlstm_jax.models.shared.embedding import Embedding, check_inputs
 from xlstm_jax.models.shared.init import small_init
-from xlstm_jax.models.shared.lm_head import LMHead
+from xlstm_jax.models.shared.layers import Embedding, LMHead, check_inputs
 from xlstm_jax.models.shared.remat import remat
 from xlstm_jax.models.stack import NormedBlockStack
 
@@ -134,7 +133,8 @@ class CausalLM(nn.Module):
             tokens = jnp.where(context.mask, tokens, 0)
         x = remat("Embed", self.config.parallel, Embedding.__call__)(self.token_embedding, tokens)
         x = self.embedding_dropout(x, deterministic=not context.train)
-        return getattr(self, self.stack_name)(x, state, context)
+        stack = getattr(self, self.stack_name)
+        return remat("BlockStack", self.config.parallel, NormedBlockStack.__call__)(stack, x, state, context)
 
     def head(self, features: Float[Array, "*shape dim"]) -> Float[Array, "*shape vocab"]:
         """The float32 logits of hidden states that `features` returned, soft-capped."""

@@ -67,9 +67,6 @@ class BlockStack(nn.Module):
         Raises:
             ValueError: for the state of another stack.
         """
-        return remat("BlockStack", self.config.parallel, BlockStack._run)(self, x, state, context)
-
-    def _run(self, x: Array, state: Any, context: Context) -> tuple[Array, tuple[Any, ...] | None]:
         cfg, runs = self.config, spans(self.config)
         if state is not None and len(state) != len(runs):
             raise ValueError(f"state has {len(state)} entries, but the stack has {len(runs)}, one a run of blocks")
@@ -91,7 +88,10 @@ class BlockStack(nn.Module):
                 )
                 x, after = scan(block, x, before, jnp.arange(span.start, span.stop), context)
             states.append(after)
-        return x, tuple(states) if context.keep_state else None
+        return self._finish(x), tuple(states) if context.keep_state else None
+
+    def _finish(self, x: Array) -> Array:
+        return x
 
 
 def _for_each_block(blocks: int, leaf: Array) -> Array:
@@ -111,9 +111,5 @@ class NormedBlockStack(BlockStack):
         if cfg.add_post_blocks_norm:
             self.post_blocks_norm = NormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=cfg.norm_type)
 
-    def __call__(
-        self, x: Float[Array, "batch seq dim"], state: Any = None, context: Context = PLAIN
-    ) -> tuple[Float[Array, "batch seq dim"], tuple[Any, ...] | None]:
-        """(y, state); see `BlockStack`."""
-        x, state = remat("BlockStack", self.config.parallel, BlockStack._run)(self, x, state, context)
-        return self.post_blocks_norm(x) if self.config.add_post_blocks_norm else x, state
+    def _finish(self, x: Array) -> Array:
+        return self.post_blocks_norm(x) if self.config.add_post_blocks_norm else x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from xlstm_jax.hub.kept import Record
 from xlstm_jax.hub.mapping import FLOATS, TRANSPOSED, Entry, on_device, params_from_tensors, single
 from xlstm_jax.hub.safetensors_files import StoredTensor
+from xlstm_jax.models.configs import FloatName
 from xlstm_jax.models.language_model import LanguageModelConfig
 
 Document = Mapping[str, Any]
@@ -22,11 +23,11 @@ Tensors = Mapping[str, StoredTensor]
 class ReadOptions(NamedTuple):
     """What a caller may ask for when weights are read."""
 
-    dtype: str | None = None
+    dtype: FloatName | None = None
     """Of parameters and activations; None keeps that of each tensor, and computes in the widest of them."""
     context_length: int | None = None
-    recurrent_layout: str | None = None
-    """Of the sLSTM in state dicts of the package `xlstm`: "vanilla" or "cuda"."""
+    recurrent_layout: Literal["vanilla", "cuda"] | None = None
+    """Of the sLSTM in state dicts of the package `xlstm`."""
 
 
 @dataclass
@@ -67,12 +68,12 @@ class Format(NamedTuple):
     model that the format cannot express, naming the fields, and `WeightsError` for a record of another format."""
 
 
-def compute_dtype(tensors: Tensors, asked: str | None = None) -> str:
+def compute_dtype(tensors: Tensors, asked: FloatName | None = None) -> FloatName:
     """The dtype to compute in: the one asked for, or the widest of the tensors'."""
     if asked is not None:
         return asked
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.dtype in FLOATS.values()}
-    return jnp.result_type(*dtypes).name if dtypes else "float32"
+    return cast(FloatName, jnp.result_type(*dtypes).name) if dtypes else "float32"
 
 
 def head_of(config: LanguageModelConfig) -> Entry:

@@ -17,13 +17,14 @@ from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, Wr
 from xlstm_jax.hub.formats.document import Document
 from xlstm_jax.hub.kept import Record
 from xlstm_jax.hub.mapping import Entry, dense, single
+from xlstm_jax.models.configs import FloatName
 from xlstm_jax.models.llama.config import LlamaConfig
 
 _THETA = 1e4
 
 
 def config_from_huggingface(
-    data: Mapping[str, Any], dtype: str = "float32", context_length: int | None = None
+    data: Mapping[str, Any], dtype: FloatName = "float32", context_length: int | None = None
 ) -> LlamaConfig:
     """The model that a config.json of the model type "llama" describes.
 

@@ -17,6 +17,7 @@ from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, Wr
 from xlstm_jax.hub.formats.document import Document
 from xlstm_jax.hub.kept import Record
 from xlstm_jax.hub.mapping import FLAT, Entry, dense, single
+from xlstm_jax.models.configs import FloatName
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
@@ -32,7 +33,7 @@ _KERNEL_EPS = 1e-6
 
 
 def config_from_huggingface(
-    data: Mapping[str, Any], dtype: str = "float32", context_length: int = DEFAULT_CONTEXT
+    data: Mapping[str, Any], dtype: FloatName = "float32", context_length: int = DEFAULT_CONTEXT
 ) -> xLSTMLMModelConfig:
     """The model that a config.json of the model type "xlstm" describes.
 

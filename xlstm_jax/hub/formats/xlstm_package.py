@@ -257,8 +257,8 @@ def _read(document: Mapping[str, Any], tensors: Tensors, options: ReadOptions) -
     config = config_from_xlstm_package(document, compute_dtype(tensors, options.dtype))
     if options.context_length is not None:
         config = replace(config, context_length=options.context_length)
-    layout: Any = options.recurrent_layout
-    return Weights(config, _params(tensors, document, config, layout, on_device(options.dtype)))
+    params = _params(tensors, document, config, options.recurrent_layout, on_device(options.dtype))
+    return Weights(config, params)
 
 
 FORMAT = Format(_is_package, _read, xLSTMLMModelConfig, None)

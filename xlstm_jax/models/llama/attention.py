@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import small_init, wang_init
-from xlstm_jax.models.shared.linear import Linear
+from xlstm_jax.models.shared.layers import Linear
 from xlstm_jax.models.xlstm_parallel.components.normalization import RMSNorm
 
 MIN_BLOCK = 128

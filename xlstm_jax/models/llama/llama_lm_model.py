@@ -13,7 +13,7 @@ from xlstm_jax.models.layouts import spans
 from xlstm_jax.models.llama.attention import lay_out
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import Context
-from xlstm_jax.models.shared.embedding import check_inputs
+from xlstm_jax.models.shared.layers import check_inputs
 from xlstm_jax.models.stack import NormedBlockStack
 
 

@@ -9,8 +9,7 @@ from xlstm_jax.models.shared.init import (
     uniform_init,
     wang_init,
 )
-from xlstm_jax.models.shared.linear import Linear, product
-from xlstm_jax.models.shared.lm_head import LMHead, soft_cap_logits
+from xlstm_jax.models.shared.layers import Linear, LMHead, product, soft_cap_logits
 from xlstm_jax.models.shared.remat import remat
 
 __all__ = [

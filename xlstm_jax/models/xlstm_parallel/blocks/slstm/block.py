@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, inherit
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.remat import remat
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
@@ -25,9 +26,6 @@ class sLSTMBlockConfig(SubModelConfig):
     parallel: ParallelConfig | None = None
     _num_blocks: int | None = field(default=None, repr=False, compare=False)
     _block_idx: int | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        check_one_device(self)
 
     def layer_config(self) -> sLSTMLayerConfig:
         """The layer's config with what follows from the block filled in.
@@ -80,6 +78,10 @@ class sLSTMBlockConfig(SubModelConfig):
         """Raise `ConfigError` if what the parts say does not fit together."""
         self.layer_config().cell_config()
         self.feedforward_config()
+
+    def resolved(self) -> Mapping[str, SubModelConfig | None]:
+        """The configs of both layers with what follows from the block filled in."""
+        return {"slstm": self.layer_config(), "feedforward": self.feedforward_config()}
 
     def matmul_flops(self, seq: int) -> float:
         """Floating-point operations per token in matrix products, forward, at sequence length `seq`."""

@@ -24,6 +24,14 @@ class TokenizerError(DataError):
     """A tokenizer that cannot be used; the message names the part of it that is to blame."""
 
 
+class NormalizerError(TokenizerError):
+    """A tokenizer that normalises its text; without that step (`drop_normalizer`) it can be used."""
+
+
+class NoEndOfDocumentError(TokenizerError):
+    """A tokenizer of which no token evidently ends documents; with one named (`eod`) it can be used."""
+
+
 class PrepareError(DataError, ConfigError):
     """A request to prepare a store that cannot be carried out."""
 

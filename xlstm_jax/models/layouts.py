@@ -18,9 +18,8 @@ from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.stack import run_name, span_of, spans
 
 __all__ = [
-    "as_once",
     "block_shapes",
-    "from_once",
+    "older_name",
     "param_shapes",
     "run_name",
     "span_of",

@@ -93,7 +93,7 @@ def _small_blocks_bwd(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
     dx = _small_blocks(dy, jnp.swapaxes(kernel, 1, 2))
     # The kernel's gradient is a product over all tokens. Several neighbouring blocks at once, of which only the
     # diagonal is kept, waste arithmetic, but make matrices that a matrix product handles well. x comes first for the
-    # reason that `shared.linear.product` gives.
+    # reason that `shared.layers.product` gives.
     together = math.gcd(heads, max(1, 32 // max(in_size, out_size)))
     groups = heads // together
     full = jnp.einsum(

@@ -1,4 +1,8 @@
-"""The layer type "mlstm": up-projection, causal convolution, block-diagonal q, k and v, learnable skip."""
+"""The two types of mLSTM layers, behind one config.
+
+"mlstm" has an up-projection, a causal convolution, block-diagonal q, k and v, and a learnable skip. "mlstm_v1", that of
+the xLSTM-7B, has dense queries, keys, values and output gate straight from the input.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,10 @@ from jaxtyping import Array, Float
 
 from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, NonNegativeInt, PositiveFloat, PositiveInt
 from xlstm_jax.kernels.mlstm import MLSTMState
-from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, InitFnName, create_common_init_fn, small_init
-from xlstm_jax.models.shared.linear import Linear
-from xlstm_jax.models.shared.remat import remat
+from xlstm_jax.models.shared.layers import Linear
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCell, mLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
@@ -98,6 +101,7 @@ class mLSTMLayerConfig(UpProjConfigMixin):
         """Number of value features of all heads together."""
         return int(self.inner_dim * self.v_dim_factor)
 
+    @remembered
     def cell_config(self) -> mLSTMCellConfig:
         """The cell's config with what follows from the layer filled in.
 
@@ -186,7 +190,7 @@ class mLSTMLayer(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        inner, v_dim, dtype = cfg.inner_dim, cfg.v_dim, cfg._dtype
+        inner, v_dim, dtype = cfg.inner_dim, cfg.v_dim, cfg.dtype
         init = small_init(cfg.embedding_dim, cfg.init_distribution)
         out_init = create_common_init_fn(cfg.output_init_fn, cfg.embedding_dim, cfg._num_blocks, cfg.init_distribution)
 
@@ -230,7 +234,7 @@ class mLSTMLayer(nn.Module):
         cell = mLSTMCell(cfg.cell_config(), parent=None)
         memory = cell.init_state(batch_size, cfg.qk_dim // cfg.num_heads, cfg.v_dim // cfg.num_heads)
         return mLSTMLayerState(
-            memory, jnp.zeros((batch_size, max(cfg.conv1d_kernel_size - 1, 0), cfg.inner_dim), cfg._dtype)
+            memory, jnp.zeros((batch_size, max(cfg.conv1d_kernel_size - 1, 0), cfg.inner_dim), cfg.dtype)
         )
 
     def __call__(
@@ -268,3 +272,43 @@ class mLSTMLayer(nn.Module):
         skip = self.conv_scaling(x_conv_act) if cfg.v_dim != cfg.inner_dim else x_conv_act
         h = (h + self.learnable_skip.astype(h.dtype) * skip) * jax.nn.swish(z)
         return h, mLSTMLayerState(memory, window) if context.keep_state else None
+
+
+class mLSTMLayerV1(nn.Module):
+    """The mLSTM layer of xLSTM-7B (arXiv 2503.13427), which leaves the up-projection to the feed-forward of its block.
+
+    Parameters: q, k, v, o, cell, proj_down. The kernel of the output gate o starts at zero.
+    """
+
+    config: mLSTMLayerConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        dim = cfg.inner_dim
+        init = small_init(dim, cfg.init_distribution)
+        out_init = create_common_init_fn(cfg.output_init_fn, dim, cfg._num_blocks, cfg.init_distribution)
+
+        def linear(features, kernel_init):
+            return Linear(features, kernel_init, cfg.bias, cfg.dtype)
+
+        self.q, self.k, self.v = linear(cfg.qk_dim, init), linear(cfg.qk_dim, init), linear(cfg.v_dim, init)
+        self.o = linear(cfg.v_dim, nn.initializers.zeros)
+        self.cell = mLSTMCell(cfg.cell_config(), out_norm_type=cfg.mlstm_cell.norm_type_v1)
+        self.proj_down = linear(dim, out_init)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int) -> MLSTMState:
+        """The state before the first token."""
+        cfg = self.config
+        cell = mLSTMCell(cfg.cell_config(), parent=None)
+        return cell.init_state(batch_size, cfg.qk_dim // cfg.num_heads, cfg.v_dim // cfg.num_heads)
+
+    def __call__(
+        self, x: Float[Array, "batch seq dim"], state: MLSTMState | None = None, context: Context = PLAIN
+    ) -> tuple[Float[Array, "batch seq dim"], MLSTMState | None]:
+        """(y, state)"""
+        cell = remat("mLSTMCell", self.config.parallel, mLSTMCell.__call__)
+        h, state = cell(self.cell, self.q(x), self.k(x), self.v(x), x, state, context)
+        y = self.proj_down(jax.nn.sigmoid(self.o(x)) * h)
+        return self.dropout(y, deterministic=not context.train), state

@@ -19,11 +19,11 @@ from xlstm_jax.data.store.store import Split
 from xlstm_jax.data.tokenizers.base import ByteTokenizer
 from xlstm_jax.inference.engine import SMALLEST_ROOM, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
-from xlstm_jax.models.language_model import build_model
+from xlstm_jax.models.language_model import build_model, with_exact_resets
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 from xlstm_jax.presets import get_preset
-from xlstm_jax.scoring.heldout import HeldOut, Scorer, with_exact_resets
+from xlstm_jax.scoring.heldout import HeldOut, Scorer
 from xlstm_jax.scoring.text import TextScorer
 from xlstm_jax.training.config import Experiment
 
@@ -173,7 +173,7 @@ def test_held_out_documents_are_scored_in_windows_of_the_context_whatever_the_la
 
 def test_scoring_keeps_documents_apart(model: LlamaLMModel) -> None:
     loose = LlamaConfig.from_dict(model.config.to_dict() | {"mask_across_document_boundaries": False})
-    assert with_exact_resets(LlamaLMModel(loose)) == model
+    assert with_exact_resets(loose) == model.config
     assert not loose.mask_across_document_boundaries
 
 

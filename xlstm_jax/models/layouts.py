@@ -73,7 +73,7 @@ def param_shapes(config: Any) -> dict[str, Any]:
     kinds = config.block_kinds
     token, x = jnp.zeros((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1, config.embedding_dim), config._dtype)
     # Around the blocks a stack of one is like any other; it has the first kind that the config has.
-    places = {field.name: [] for field in dataclasses.fields(config) if field.name.endswith("_at")}
+    places: dict[str, Any] = {field.name: [] for field in dataclasses.fields(config) if field.name.endswith("_at")}
     model = build_model(dataclasses.replace(config, num_blocks=1, scan_blocks=False, **places))
     tree = _unboxed(jax.eval_shape(model.init, jax.random.key(0), token))
     blocks = {model.config.block_kinds[0]: tree[model.stack_name].pop("blocks_0")}

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Simulated devices dead-lock on few cores when several steps are queued; more pool threads cure it.
@@ -15,6 +16,20 @@ if "XLA_FLAGS" not in os.environ:
         # Later versions do not have the choice, and end at a flag that they do not know.
         quick.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join(quick)
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Compiled programs, for all workers, the processes that tests start, and the next run: JAX's key of one has the
+    # program, the flags, the version of XLA and the processor.
+    programs = Path(__file__).parents[1] / ".cache" / "xla"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
+    if sum(path.stat().st_size for path in programs.glob("*-cache")) > 2**30:
+        # Each change of the code leaves programs that nobody asks for again.
+        for path in programs.glob("*-cache"):
+            path.unlink(missing_ok=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# A file that another process is writing, or was killed at, is compiled again, and told by a warning.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache entry:UserWarning")
 
 import hypothesis
 import jax

@@ -2,9 +2,9 @@
 
     python tests/presets/record_presets.py [PRESET...]
 
-Writes tests/golden/presets/PRESET.txt with the experiment's config, that of each kind of its blocks as the stack fills it
-in, and each parameter: name, dtype, shape, logical axes, part, and what may be done to it. Equal neighbours stand as
-one run of blocks, so that a deep model has no more lines than a shallow one. For small models there are also the
+Writes tests/golden/presets/PRESET.txt with the experiment's config, that of each kind of its blocks as the stack fills
+it in, and each parameter: name, dtype, shape, logical axes, part, and what may be done to it. Equal neighbours stand
+as one run of blocks, so that a deep model has no more lines than a shallow one. For small models there are also the
 operations of the training step before XLA optimises it, which hold for one version of JAX. No array is made.
 """
 

@@ -1,6 +1,7 @@
 """Settings that every test shares; they must stand before JAX starts its back end."""
 
 import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 
@@ -33,7 +34,35 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compila
 
 import hypothesis
 import jax
+import jaxtyping
+import numpy as np
 import pytest
+
+if importlib.util.find_spec("beartype"):
+    import beartype.typing  # noqa: F401 the settings name it
+
+    # Where arrays are: annotations are checked at every call, shapes and dtypes with them.
+    rooms = [
+        *("xlstm_jax.kernels", "xlstm_jax.models", "xlstm_jax.scoring", "xlstm_jax.data.store"),
+        *("xlstm_jax.training.step", "xlstm_jax.training.objective"),
+    ]
+    # An int does for a float; `Self` cannot be told outside its class.
+    any_self = "beartype.FrozenDict({beartype.typing.Self: beartype.typing.Any})"
+    settings = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={any_self})"
+    jaxtyping.Array = jax.Array | np.ndarray  # what JAX takes for an array of its own
+    jaxtyping.install_import_hook(rooms, f"beartype.beartype(conf={settings})")
+    enter, leave = pytest.RaisesExc.__enter__, pytest.RaisesExc.__exit__
+
+    def unchecked(self):
+        """`with pytest.raises(...)` may hand on what annotations forbid: what the package says then is tested."""
+        jaxtyping.config.update("jaxtyping_disable", True)
+        return enter(self)
+
+    def checked(self, *error):
+        jaxtyping.config.update("jaxtyping_disable", False)
+        return leave(self, *error)
+
+    pytest.RaisesExc.__enter__, pytest.RaisesExc.__exit__ = unchecked, checked
 
 # On a busy machine an example may wait for its turn for as long as the usual deadline.
 hypothesis.settings.register_profile("unhurried", deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,12 @@ FLOORS = [
     *("models", "distributed", "kernels", "machine"),
 ]
 """From the top to the bottom."""
-LEAVES = {"xlstm_jax.models.configs": ["xlstm_jax.config"], "xlstm_jax.config": [], "xlstm_jax.files": []}
-"""Open to all, and what of the package they may import themselves."""
+LEAVES = {
+    "xlstm_jax.models.configs": ("xlstm_jax.config",),
+    "xlstm_jax.config": (),
+    "xlstm_jax.files": (),
+}
+"""Open to all, with what each may import of the package itself."""
 
 
 def modules() -> dict[str, Path]:
@@ -74,6 +79,12 @@ def test_every_part_of_the_package_has_its_floor() -> None:
     assert parts - {"config", "files"} == set(FLOORS)
 
 
+def test_contributing_tells_of_each_floor_in_their_order() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    _, _, table = text.partition("## Where things are")
+    assert re.findall(r"^\| `(\w+)` \|", table.partition("\n## ")[0], re.MULTILINE) == FLOORS
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down_only(module: str) -> None:
     path = MODULES[module]
@@ -96,9 +107,11 @@ def test_imports_go_down_only(module: str) -> None:
         ("xlstm_jax.data.x", "from xlstm_jax import __version__, prepare", True),
         ("xlstm_jax.data.x", "import importlib\nimportlib.import_module('xlstm_jax.cli.data')", False),
         ("xlstm_jax.config", "from xlstm_jax.models.configs import ModelConfig", False),
+        ("xlstm_jax.files", "from xlstm_jax.config import ConfigError", False),
         ("xlstm_jax.kernels.x", "from xlstm_jax.config import ConfigError", True),
         ("xlstm_jax.kernels.x", "from xlstm_jax.models.configs import ModelConfig", True),
         ("xlstm_jax.runs.x", "from . import folder\nfrom .folder import RunFolder\nfrom ..data import store", True),
+        ("xlstm_jax.machine.x", "from xlstm_jax.files import write_atomic", True),
         ("xlstm_jax.cli.x", "from xlstm_jax import training", True),
     ],
 )

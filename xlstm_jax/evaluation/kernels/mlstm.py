@@ -14,7 +14,7 @@ from xlstm_jax.evaluation.kernels.cell import Arrays, Case, Cell, Form, Problem,
 from xlstm_jax.kernels.mlstm import MLSTMState, implementations, mlstm, mlstm_step
 from xlstm_jax.kernels.mlstm.api import Gate
 from xlstm_jax.kernels.mlstm.parallel import parallel_weights
-from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent
+from xlstm_jax.kernels.mlstm.recurrent import recurrent
 
 BATCH, HEADS, DIM_QK, DIM_V = 2, 2, 16, 24
 LONGEST, FLAGGED, CHUNK = 128, 37, 16
@@ -128,7 +128,7 @@ def _by_step(options: dict, x: Arrays, given: Arrays, *, chunk_size: int | None 
 def _truth(options: dict, x: Arrays, given: Arrays) -> Arrays:
     # Not through the table of implementations: the truth stays what it is if one of them is replaced.
     state = MLSTMState(x["C"], x["n"], x["m"])
-    h, state = mlstm_recurrent(x["q"], x["k"], x["v"], x["i"], x["f"], state, eps=1e-6, **given, **options)
+    h, state = recurrent(x["q"], x["k"], x["v"], x["i"], x["f"], state, eps=1e-6, **given, **options)
     return {"h": h, **state._asdict()}
 
 

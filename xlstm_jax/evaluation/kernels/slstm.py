@@ -11,7 +11,7 @@ import numpy as np
 
 from xlstm_jax.evaluation.kernels.cell import Arrays, Case, Cell, Form, Problem, time_first
 from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, slstm, slstm_step
-from xlstm_jax.kernels.slstm.recurrent import Options, slstm_recurrent
+from xlstm_jax.kernels.slstm.recurrent import Options, recurrent
 
 BATCH, HEADS, DIM = 3, 2, 8
 LENGTH = 29
@@ -86,7 +86,7 @@ def _by_step(x: Arrays, given: Arrays) -> Arrays:
 
 def _truth(x: Arrays, given: Arrays) -> Arrays:
     options = Options(jnp.float64, False, None, None)
-    out, state = slstm_recurrent(x["wx"], x["r"], x["b"], _state(x), options=options, **given)
+    out, state = recurrent(x["wx"], x["r"], x["b"], _state(x), options=options, **given)
     return {"output": out, **state._asdict()}
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from xlstm_jax.evaluation.synthetic.tasks import Task
     from xlstm_jax.evaluation.synthetic.training import Look, SyntheticConfig, SyntheticResult
 
-RUNS = Path("runs")
 RESULT, PICTURE = "result.json", "accuracy.png"
 
 SYNTHETIC_EXAMPLES = """\
@@ -93,7 +92,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
 
     task = get_task(arguments.task)
     trials = list(_trials(arguments, task))
-    out = Path(arguments.out or RUNS / f"synthetic-{task.name}")
+    out = Path(arguments.out or Path("runs") / f"synthetic-{task.name}")
     out.mkdir(parents=True, exist_ok=True)
 
     from xlstm_jax.evaluation.synthetic.training import train_synthetic
@@ -215,8 +214,8 @@ def _record(task: Task, trials: Sequence[_Trial]) -> dict[str, Any]:
 
 
 def _write(out: Path, record: dict[str, Any], task: Task, trials: Sequence[_Trial]) -> None:
+    from xlstm_jax.files import write_atomic
     from xlstm_jax.report.plot import plot_accuracy
-    from xlstm_jax.runs.files import write_atomic
 
     write_atomic(out / RESULT, json.dumps(record, indent=2) + "\n")
     curves: dict[str, list[tuple[float, float]]] = {}

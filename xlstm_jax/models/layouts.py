@@ -8,36 +8,25 @@ gradients, moments of an optimizer.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-_RUN = re.compile(r"blocks_(\d+)(?:_(\d+))?")
+from xlstm_jax.models.kinds import KINDS
+from xlstm_jax.models.stack import run_name, span_of, spans
 
-
-def spans(config: Any) -> tuple[range, ...]:
-    """The blocks of each run: neighbours of one kind with `config.scan_blocks`, else every block by itself."""
-    kinds = config.block_kinds
-    if not config.scan_blocks:
-        return tuple(range(i, i + 1) for i in range(len(kinds)))
-    groups = [len(list(group)) for _, group in itertools.groupby(kinds)]
-    ends = list(itertools.accumulate(groups))
-    return tuple(range(end - size, end) for end, size in zip(ends, groups, strict=True))
-
-
-def run_name(span: range) -> str:
-    """The name of a run's parameters."""
-    return f"blocks_{span[0]}" if len(span) == 1 else f"blocks_{span[0]}_{span[-1]}"
-
-
-def span_of(name: str) -> range | None:
-    """The blocks of the run of that name; None for the name of something else."""
-    match = _RUN.fullmatch(name)
-    return None if match is None else range(int(match[1]), int(match[2] or match[1]) + 1)
+__all__ = [
+    "block_shapes",
+    "older_name",
+    "param_shapes",
+    "run_name",
+    "span_of",
+    "spans",
+    "to_blocks",
+    "to_runs",
+]
 
 
 def to_blocks(tree: Any) -> Any:
@@ -79,7 +68,6 @@ def param_shapes(config: Any) -> dict[str, Any]:
     """The tree of `build_model(config)`'s parameters with shapes and dtypes for arrays; nothing is made, and one block
     of each kind is traced, whatever the depth."""
     # Models stand above their layouts.
-    from xlstm_jax.models.kinds import KINDS
     from xlstm_jax.models.language_model import build_model
 
     kinds = config.block_kinds
@@ -112,50 +100,9 @@ def _unboxed(variables: Any) -> dict[str, Any]:
     return variables.get("params", {})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints from before stacks had runs: a scanned stack was one `blocks`, whose arrays had a leading axis in any case
-# ---------------------------------------------------------------------------------------------------------------------
+def older_name(path: str) -> str:
+    """The path that a parameter of a scanned stack (`"a/blocks_0_23/b"`) had before stacks had runs: `"a/blocks/b"`.
 
-OLD_NAME = "blocks"
-
-
-def as_once(tree: Any) -> Any:
-    """The tree of a scanned stack of one kind with the names and shapes that it once had; leaves may be shapes alone.
-
-    Raises:
-        ValueError: for a stack of several runs, which there was not.
+    Such a stack was of one kind, and its arrays had a leading axis in any case, also over a single block.
     """
-    return _renamed(tree, _with_axis)
-
-
-def from_once(tree: Any, like: Any) -> Any:
-    """The inverse of `as_once`, for a tree with the structure of `like`."""
-    flat = jax.tree.leaves(tree)
-    leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(structure, [leaf.reshape(new.shape) for leaf, new in zip(flat, leaves, strict=True)])
-
-
-def _with_axis(leaf: Any) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
-    return leaf[None]
-
-
-def _renamed(tree: Any, with_axis: Any) -> Any:
-    if not isinstance(tree, Mapping):
-        # Parameters stand inside the optimizer's own tuples, too.
-        if isinstance(tree, tuple):
-            parts = [_renamed(part, with_axis) for part in tree]
-            return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-        return tree
-    runs = [name for name in tree if span_of(name) is not None]
-    if len(runs) > 1:
-        raise ValueError(f"a stack of the runs {', '.join(runs)} never had another name")
-    renamed = {}
-    for name, value in tree.items():
-        span = span_of(name)
-        if span is None:
-            renamed[name] = _renamed(value, with_axis)
-        else:
-            renamed[OLD_NAME] = value if len(span) > 1 else jax.tree.map(with_axis, value)
-    return renamed
+    return "/".join("blocks" if span_of(name) else name for name in path.split("/"))

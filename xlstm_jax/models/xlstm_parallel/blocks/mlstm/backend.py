@@ -72,7 +72,7 @@ _TRITON_NAMES = (
 _KWARGS: dict[str, dict[str, _Any | _Only]] = {
     "auto": {"eps": _EPS},
     # Ours by the kernels' own table.
-    **{name: dict.fromkeys(form.sizes, _CHUNK_OR_NONE) | {"eps": _EPS} for name, form in FORMS.items()},
+    **{name: {**dict.fromkeys(form.sizes, _CHUNK_OR_NONE), "eps": _EPS} for name, form in FORMS.items()},
     "parallel_stabilized": {"context_length": _LENGTH},
     "fwbw_stabilized": {
         "chunk_size": _CHUNK_OR_NONE,

@@ -12,7 +12,8 @@ from xlstm_jax.config import ConfigError
 EPILOG = """\
 Every implementation of the mLSTM, the sLSTM and the chunked cross-entropy that this device can run is compared with
 float64: outputs, final states and the gradients of all inputs, at several lengths, with resets, padding, initial
-states and extreme gates. The exit code is 1 if anything is beyond its bound.
+states and extreme gates; what cannot run here is told, with the reason. The exit code is 1 if anything is beyond its
+bound.
 
 keys of --json: passed, device, truth_device, seed, seconds; findings: a list with cell, implementation, case, dtype,
 verdict ("ok", "failed", "not run"), tensor (the one nearest to its bound), error, bound, reason; picks: a list with
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--all", action="store_true", help="show every case, not only the worst")
+    parser.add_argument("--all", action="store_true", help="run and show every case, in every dtype")
     parser.add_argument("--cell", action="append", metavar="NAME", help="check this cell alone (repeatable)")
     parser.add_argument("--dtype", action="append", metavar="NAME", help="check this dtype alone (repeatable)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random inputs (default 0)")
@@ -42,13 +43,14 @@ def main(argv: Sequence[str]) -> int:
     from xlstm_jax.machine.progress import Progress, make_console
 
     cells = _known("--cell", arguments.cell, CELLS)
-    dtypes = _known("--dtype", arguments.dtype, DTYPES)
+    dtypes = _known("--dtype", arguments.dtype, DTYPES) if arguments.dtype else None
     if arguments.seed < 0:
         raise ConfigError(f"--seed is {arguments.seed}, but must be a whole number >= 0")
     with Progress().bar("checking") as bar:
         report = run_check(
             cells=cells,
             dtypes=dtypes,
+            everything=arguments.all,
             seed=arguments.seed,
             progress=lambda finished, total, what: bar.to(finished, what, total),
         )

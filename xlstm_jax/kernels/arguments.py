@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 
 def check_floats(**arrays: Any) -> None:
@@ -57,13 +58,24 @@ def check_count(label: str, value: Any) -> None:
         raise ValueError(f"{label} is {value!r}, but must be None or a whole number of at least 1")
 
 
-def check_state(kind: Any, state: Any) -> None:
-    """Raise unless `state` holds the arrays of the named tuple `kind`.
+def starting_state(kind: Any, state: Any, shapes: tuple[tuple[int, ...], ...], *inputs: Array) -> Any:
+    """`state` as the named tuple `kind`, zeros for None, in a dtype as wide as those of state and inputs and float32.
 
     Raises:
-        TypeError: for something else, or for a part that is no array.
-        ValueError: for a part of another dtype.
+        TypeError: for something else than such a tuple, or for a part that is no array.
+        ValueError: for a part of another dtype or shape.
     """
-    if not isinstance(state, tuple) or len(state) != len(kind._fields):
-        raise TypeError(f"state is of type {type(state).__name__}, but must be {kind.__name__}{kind._fields}")
-    check_floats(**{f"state.{name}": array for name, array in zip(kind._fields, state, strict=True)})
+    parts = () if state is None else state
+    if state is not None:
+        if not isinstance(state, tuple) or len(state) != len(kind._fields):
+            raise TypeError(f"state is of type {type(state).__name__}, but must be {kind.__name__}{kind._fields}")
+        check_floats(**{f"state.{name}": array for name, array in zip(kind._fields, state, strict=True)})
+        for name, array, shape in zip(kind._fields, state, shapes, strict=True):
+            if array.shape != shape:
+                raise ValueError(f"state.{name} has shape {array.shape}, but these inputs need {shape}")
+    # By the standard rules, also for callers who have told JAX to promote nothing by itself.
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(jnp.float32, *(x.dtype for x in (*inputs, *parts)))
+    if state is None:
+        return kind(*(jnp.zeros(shape, dtype) for shape in shapes))
+    return kind(*(x.astype(dtype) for x in state))

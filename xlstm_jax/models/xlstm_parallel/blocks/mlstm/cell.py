@@ -12,7 +12,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from xlstm_jax.config import AtLeast, ConfigError, PositiveFloat
-from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step
+from xlstm_jax.kernels.mlstm import MLSTMState, mlstm
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import gate_bias_init
@@ -193,15 +193,10 @@ def _run_memory(
     if backend.autocast_dtype is not None:
         q, k, v = (x.astype(backend.autocast_dtype) for x in (q, k, v))
     with jax.named_scope("mlstm"):
-        if state is not None and q.shape[1] == 1:
-            q, k, v, i, f = (x[:, 0] for x in (q, k, v, i, f))
-            reset, mask = (None if x is None else x[:, 0] for x in (reset, mask))
-            h, state = mlstm_step(state, q, k, v, i, f, reset=reset, mask=mask, gate=backend.gate, eps=backend.eps)
-            return h[:, None].astype(dtype), state
-        result: Any = mlstm(
+        h, after = mlstm(
             *(q, k, v, i, f),
             state=state,
-            return_state=return_state,
+            return_state=True,
             reset=reset,
             mask=mask,
             implementation=backend.implementation,
@@ -209,8 +204,7 @@ def _run_memory(
             gate=backend.gate,
             eps=backend.eps,
         )
-    h, state = result if return_state else (result, None)
-    return h.astype(dtype), state
+    return h.astype(dtype), after if return_state else None
 
 
 def _check_heads(cfg: mLSTMCellConfig, **arrays: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -33,6 +34,7 @@ MODULE_NAMES = (
 _NO_DEFAULT = object()
 
 C = TypeVar("C", bound="SubModelConfig")
+T = TypeVar("T")
 
 
 @dataclass
@@ -133,3 +135,54 @@ def inherit(child: C, parent: SubModelConfig, values: Mapping[str, Any], **deriv
             )
         taken[name] = value
     return dataclasses.replace(child, **taken, **derived)
+
+
+def remat(part: str, parallel: ParallelConfig | None, method: Callable[..., Any], *, prevent_cse: bool = True) -> Any:
+    """`method(module, *arrays)`, recomputed in the backward pass if `parallel.remat` has the name of the part.
+
+    `prevent_cse=False` is for the body of a scan, which needs no barrier against common-subexpression elimination.
+    """
+    if parallel is None or part not in parallel.remat:
+        return method
+    from flax import linen as nn  # configs are read where no model is
+
+    return nn.remat(method, prevent_cse=prevent_cse)
+
+
+def remembered(method: Callable[..., T]) -> Callable[..., T]:
+    """A method of a config whose results are kept, for configs of the same values: modules ask at every call."""
+    kept: dict[Any, T] = {}
+
+    @functools.wraps(method)
+    def recall(self: Any, *args: Any) -> T:
+        key = (_values(self), args)
+        if key not in kept:
+            if len(kept) >= _REMEMBERED:
+                kept.clear()
+            kept[key] = method(self, *args)
+        return kept[key]
+
+    return recall
+
+
+_REMEMBERED = 4096
+"""Results of a method that are kept at once; a deep mix asks for as many as it has blocks."""
+
+
+def _values(config: Any) -> tuple[Any, ...]:
+    """What a config holds, private fields too, as something that can be a key."""
+    found, rest = [], [config]
+    while rest:
+        value = rest.pop()
+        if dataclasses.is_dataclass(value):
+            found.append(type(value))
+            rest.extend(value.__dict__.values())
+        elif isinstance(value, (list, tuple)):
+            found.append(len(value))
+            rest.extend(value)
+        elif isinstance(value, dict):
+            found.append(tuple(value))
+            rest.extend(value.values())
+        else:
+            found.append(value)
+    return tuple(found)

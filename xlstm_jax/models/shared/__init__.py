@@ -10,7 +10,6 @@ from xlstm_jax.models.shared.init import (
     wang_init,
 )
 from xlstm_jax.models.shared.layers import Linear, LMHead, product, soft_cap_logits
-from xlstm_jax.models.shared.remat import remat
 
 __all__ = [
     "InitDistribution",
@@ -20,7 +19,6 @@ __all__ = [
     "bias_linspace_init",
     "create_common_init_fn",
     "product",
-    "remat",
     "small_init",
     "soft_cap_logits",
     "uniform_init",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import jax.numpy as jnp
 
 from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, PositiveFloat, PositiveInt
-from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, remembered
 from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.shared.init import InitDistribution
 from xlstm_jax.models.stack import BlockStack, NormedBlockStack
@@ -68,6 +68,7 @@ class xLSTMBlockStackConfig(SubModelConfig):
         return [int(kind) for kind in self._create_block_map().split(",")]
 
     @property
+    @remembered
     def block_kinds(self) -> tuple[str, ...]:
         """The name of the kind of each block."""
         names = tuple(KINDS)
@@ -107,6 +108,7 @@ class xLSTMBlockStackConfig(SubModelConfig):
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
 
+    @remembered
     def block_config(self, index: int) -> Any:
         """The config of the block at that place, with what follows from the stack filled in.
 

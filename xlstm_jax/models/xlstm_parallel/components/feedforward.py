@@ -90,10 +90,10 @@ class FeedForward(nn.Module):
 
         def up(name: str) -> Array:
             init = small_init(dim, cfg.init_distribution)
-            return Linear(width, init, cfg.bias, cfg._dtype, name=name)(x)
+            return Linear(width, init, cfg.bias, cfg.dtype, name=name)(x)
 
         act = get_act_fn(cfg.act_fn)
         hidden = act(up("proj_up_gate")) * up("proj_up") if cfg.ff_type == "ffn_gated" else act(up("proj_up"))
         init = create_common_init_fn(cfg.output_init_fn, dim, cfg._num_blocks, cfg.init_distribution)
-        y = Linear(dim, init, cfg.bias, cfg._dtype, name="proj_down")(hidden)
+        y = Linear(dim, init, cfg.bias, cfg.dtype, name="proj_down")(hidden)
         return nn.Dropout(cfg.dropout, deterministic=not train)(y)

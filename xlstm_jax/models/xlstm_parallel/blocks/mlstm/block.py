@@ -10,12 +10,11 @@ from typing import Any, Self
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, inherit
+from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
-from xlstm_jax.models.shared.remat import remat
+from xlstm_jax.models.shared.layers import NormLayer
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig, mLSTMLayerV1
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForward, FeedForwardConfig
-from xlstm_jax.models.xlstm_parallel.components.normalization import NormLayer
 
 LAYERS: dict[str, type[nn.Module]] = {"mlstm": mLSTMLayer, "mlstm_v1": mLSTMLayerV1}
 """The module of each layer type."""
@@ -34,6 +33,7 @@ class mLSTMBlockConfig(SubModelConfig):
     # What the block's parts take from each other is checked when the stack, or a module, has settled it: until then a
     # default here may still take another value from above.
 
+    @remembered
     def layer_config(self) -> mLSTMLayerConfig:
         """The layer's config with what follows from the block filled in.
 
@@ -43,6 +43,7 @@ class mLSTMBlockConfig(SubModelConfig):
         num_blocks = self._num_blocks or self.mlstm._num_blocks
         return inherit(self.mlstm, self, {"parallel": self.parallel}, _num_blocks=num_blocks)
 
+    @remembered
     def feedforward_config(self) -> FeedForwardConfig | None:
         """The feed-forward's config with what follows from the layer filled in, or None.
 
@@ -102,7 +103,7 @@ class mLSTMBlock(nn.Module):
         layer, feedforward = cfg.layer_config(), cfg.feedforward_config()
 
         def norm():
-            return NormLayer(eps=layer.mlstm_cell.norm_eps, dtype=layer._dtype, norm_type=layer.norm_type)
+            return NormLayer(eps=layer.mlstm_cell.norm_eps, dtype=layer.dtype, norm_type=layer.norm_type)
 
         self.norm, self.xlstm = norm(), LAYERS[layer.layer_type](layer)
         if cfg.add_post_norm:

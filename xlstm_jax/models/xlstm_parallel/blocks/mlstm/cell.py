@@ -16,9 +16,8 @@ from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import gate_bias_init
-from xlstm_jax.models.shared.layers import soft_cap_logits
+from xlstm_jax.models.shared.layers import MultiHeadNormLayer, NormLayer, soft_cap_logits
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
-from xlstm_jax.models.xlstm_parallel.components.normalization import MultiHeadNormLayer, NormLayer
 
 
 @dataclass

@@ -17,11 +17,10 @@ from jaxtyping import Array, Float
 
 from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, NonNegativeInt, PositiveFloat, PositiveInt
 from xlstm_jax.kernels.mlstm import MLSTMState
-from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, InitFnName, create_common_init_fn, small_init
 from xlstm_jax.models.shared.layers import Linear
-from xlstm_jax.models.shared.remat import remat
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCell, mLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
@@ -102,6 +101,7 @@ class mLSTMLayerConfig(UpProjConfigMixin):
         """Number of value features of all heads together."""
         return int(self.inner_dim * self.v_dim_factor)
 
+    @remembered
     def cell_config(self) -> mLSTMCellConfig:
         """The cell's config with what follows from the layer filled in.
 
@@ -190,7 +190,7 @@ class mLSTMLayer(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        inner, v_dim, dtype = cfg.inner_dim, cfg.v_dim, cfg._dtype
+        inner, v_dim, dtype = cfg.inner_dim, cfg.v_dim, cfg.dtype
         init = small_init(cfg.embedding_dim, cfg.init_distribution)
         out_init = create_common_init_fn(cfg.output_init_fn, cfg.embedding_dim, cfg._num_blocks, cfg.init_distribution)
 
@@ -234,7 +234,7 @@ class mLSTMLayer(nn.Module):
         cell = mLSTMCell(cfg.cell_config(), parent=None)
         memory = cell.init_state(batch_size, cfg.qk_dim // cfg.num_heads, cfg.v_dim // cfg.num_heads)
         return mLSTMLayerState(
-            memory, jnp.zeros((batch_size, max(cfg.conv1d_kernel_size - 1, 0), cfg.inner_dim), cfg._dtype)
+            memory, jnp.zeros((batch_size, max(cfg.conv1d_kernel_size - 1, 0), cfg.inner_dim), cfg.dtype)
         )
 
     def __call__(
@@ -289,7 +289,7 @@ class mLSTMLayerV1(nn.Module):
         out_init = create_common_init_fn(cfg.output_init_fn, dim, cfg._num_blocks, cfg.init_distribution)
 
         def linear(features, kernel_init):
-            return Linear(features, kernel_init, cfg.bias, cfg._dtype)
+            return Linear(features, kernel_init, cfg.bias, cfg.dtype)
 
         self.q, self.k, self.v = linear(cfg.qk_dim, init), linear(cfg.qk_dim, init), linear(cfg.v_dim, init)
         self.o = linear(cfg.v_dim, nn.initializers.zeros)

@@ -13,14 +13,13 @@ from jaxtyping import Array, Float
 
 from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, NonNegativeInt, PositiveFloat, PositiveInt
 from xlstm_jax.kernels.slstm import GATES, SLSTMState
-from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, small_init
-from xlstm_jax.models.shared.remat import remat
+from xlstm_jax.models.shared.layers import MultiHeadNormLayer
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
-from xlstm_jax.models.xlstm_parallel.components.normalization import MultiHeadNormLayer
 
 
 @dataclass
@@ -58,6 +57,7 @@ class sLSTMLayerConfig(SubModelConfig):
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
 
+    @remembered
     def cell_config(self) -> sLSTMCellConfig:
         """The cell's config with what follows from the layer filled in.
 

@@ -7,10 +7,18 @@ from typing import Any, Literal, get_args, overload
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.arguments import check_count, check_flags, check_floats, starting_state
 from xlstm_jax.kernels.mlstm import batched, chunkwise, parallel, recurrent
 from xlstm_jax.kernels.mlstm.state import MLSTMState
-from xlstm_jax.kernels.registry import Device, Implementation, choose, table
+from xlstm_jax.kernels.registry import (
+    Device,
+    Implementation,
+    check_count,
+    check_flags,
+    check_floats,
+    choose,
+    starting_state,
+    table,
+)
 
 Gate = Literal["exp", "sigmoid"]
 

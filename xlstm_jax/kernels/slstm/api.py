@@ -8,8 +8,16 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.arguments import check_count, check_flags, check_floats, starting_state
-from xlstm_jax.kernels.registry import Device, Implementation, choose, table
+from xlstm_jax.kernels.registry import (
+    Device,
+    Implementation,
+    check_count,
+    check_flags,
+    check_floats,
+    choose,
+    starting_state,
+    table,
+)
 from xlstm_jax.kernels.slstm import fused, recurrent
 from xlstm_jax.kernels.slstm.recurrent import Options
 from xlstm_jax.kernels.slstm.state import GATES, SLSTMState

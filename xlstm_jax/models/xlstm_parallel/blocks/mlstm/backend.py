@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from xlstm_jax.config import ConfigError, OneOf, near_miss
 from xlstm_jax.kernels.mlstm.api import FORMS
-from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig
+from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig, remembered
 
 
 class BackendSettings(NamedTuple):
@@ -142,6 +142,7 @@ class mLSTMBackendNameAndKwargs(SubModelConfig):
             if isinstance(rule, _Only) and value not in rule.values:
                 raise ConfigError(f"{where} is {value!r}, which has no effect here, because {rule.why}: leave it out")
 
+    @remembered
     def settings(self) -> BackendSettings:
         """What the name and the kwargs mean for `xlstm_jax.kernels.mlstm.mlstm`."""
         given = self.kwargs

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlstm_jax.training.config import OptimizerConfig
-from xlstm_jax.training.optimizer import decay_mask, learning_rate, make_optimizer
+from xlstm_jax.training.optimizers import OptimizerConfig, learning_rate
+from xlstm_jax.training.optimizers.adamw import decay_mask
 
 PARAMS = {
     "token_embedding": {"embedding": jnp.ones((4, 3))},
@@ -68,7 +68,7 @@ def test_published_mask_decays_kernels_alone() -> None:
 
 def test_decay_shrinks_by_rate_times_decay_and_only_under_the_mask() -> None:
     config = OptimizerConfig(lr=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5)
-    optimizer = make_optimizer(config, 10)
+    optimizer = config.build(10)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
     np.testing.assert_allclose(updates["block"]["proj"]["kernel"], -0.05, rtol=1e-6)
     assert not updates["block"]["proj"]["bias"].any()
@@ -77,7 +77,7 @@ def test_decay_shrinks_by_rate_times_decay_and_only_under_the_mask() -> None:
 
 def test_two_steps_equal_adamw_written_out() -> None:
     config = OptimizerConfig(lr=0.1, schedule="linear", warmup_steps=0, weight_decay=0.3, grad_clip_norm=0.5, eps=1e-8)
-    optimizer = make_optimizer(config, 3)
+    optimizer = config.build(3)
     params = {"kernel": jnp.asarray([1.0, -2.0])}
     state, (first, second), w = optimizer.init(params), config.betas, np.array([1.0, -2.0])
     m = v = np.zeros(2)

@@ -19,9 +19,9 @@ from xlstm_jax.data.tokenizers.base import load_tokenizer
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import SLSTM
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
+from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.objective import Rows
-from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import TrainState, make_train_step
 
 Compile = Literal["blocks", "exact", "no"]

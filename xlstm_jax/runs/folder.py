@@ -38,6 +38,9 @@ T = TypeVar("T")
 SAVED_CONFIG = "config"
 """Where the extra values of a checkpoint have the config that it was saved with."""
 
+CONVERTED = "converted"
+"""Where they say that its weights were trained elsewhere."""
+
 
 class RunFolder:
     """The paths and the small files of a run. Making the object touches nothing; see `create` and `open`."""
@@ -223,11 +226,24 @@ class RunFolder:
         type(self).open(self.path)
         return self.checkpoints(read_only=True, say=say).restore_part("params", target, step, any_float=any_float)
 
-    def fork(self, path: str | Path, config: Any, step: int | None = None) -> RunFolder:
+    def fork(
+        self,
+        path: str | Path,
+        config: Any,
+        step: int | None = None,
+        *,
+        state: Mapping[str, PyTree] | None = None,
+    ) -> RunFolder:
         """A new run that starts from this one's newest good checkpoint (or that of `step`), with another config.
 
         Tokenizer, environment and the metrics up to the checkpoint come along; the checkpoint counts as saved with the
         new config. The new folder appears complete or not at all; this run is only read.
+
+        Args:
+            path: of the new folder.
+            config: the new run's.
+            step: of the checkpoint; the newest good one if None.
+            state: what the new run starts from at step 0 instead, with no metrics and in the present environment.
 
         Raises:
             RunExistsError: if there is something at `path`.
@@ -241,9 +257,17 @@ class RunFolder:
         draft = RunFolder(new.path.with_name(f".{new.path.name}.{os.getpid()}.tmp"))
         draft.path.mkdir()
         try:
-            found = self._copy_checkpoint(draft, step)
-            replace_extra(draft.checkpoints().path(found), with_config(config))
-            for source in (self.tokenizer_dir, self.huggingface_dir, self.environment_path, self.metrics_path):
+            along = [self.tokenizer_dir, self.huggingface_dir]
+            if state is None:
+                found = self._copy_checkpoint(draft, step)
+                replace_extra(draft.checkpoints().path(found), with_config(config))
+                along += [self.environment_path, self.metrics_path]
+            else:
+                found = 0
+                draft.write_environment()
+                with draft.checkpoints() as checkpoints:
+                    checkpoints.save(found, state, with_config(config, tokens_seen=0))
+            for source in along:
                 if source.exists():
                     (shutil.copytree if source.is_dir() else shutil.copyfile)(source, draft.path / source.name)
             draft.metrics().cut_after(found)

@@ -8,11 +8,12 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, from_json, to_json
+from xlstm_jax.config import ConfigError, check_number, from_json, to_json
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
+from xlstm_jax.training.optimizers import AnyOptimizerConfig, OptimizerConfig
 
 VOCAB_MULTIPLE = 64
 """A vocabulary size taken from a tokenizer is rounded up to this: matrix products like even widths."""
@@ -62,45 +63,6 @@ class DataConfig:
 
 
 @dataclass
-class OptimizerConfig:
-    """AdamW with decoupled weight decay (scaled by the learning rate), clipping by the global norm and a schedule."""
-
-    name: Literal["adamw"] = "adamw"
-    lr: float = 1e-3
-    """Learning rate at its peak."""
-    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
-    """How the rate falls from its peak after the warm-up to `end_lr_factor` of it before the cool-down."""
-    warmup_steps: int = 100
-    end_lr_factor: float = 0.1
-    cooldown_steps: int = 0
-    """Steps at the end over which the rate falls on towards 0, in equal parts."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    decay_mask: Literal["kernels", "all"] = "kernels"
-    """What decays: `kernels` as in the published runs (no embedding, norm or bias), or every parameter."""
-    grad_clip_norm: float | None = 1.0
-    """Gradients of a larger global norm are scaled down to it."""
-
-    def __post_init__(self) -> None:
-        self.betas = tuple(self.betas)  # type: ignore[assignment]
-        check_choice(self, "name", ("adamw",))
-        check_choice(self, "schedule", ("cosine", "linear", "exponential", "constant"))
-        check_choice(self, "decay_mask", ("kernels", "all"))
-        check_number(self, "lr", above=0)
-        for name in ("warmup_steps", "cooldown_steps"):
-            check_number(self, name, at_least=0, integer=True)
-        check_number(self, "end_lr_factor", at_least=0, at_most=1)
-        if self.schedule == "exponential" and self.end_lr_factor == 0:
-            raise ConfigError("OptimizerConfig.end_lr_factor is 0, but must be > 0 for the schedule 'exponential'")
-        check_number(self, "eps", above=0)
-        check_number(self, "weight_decay", at_least=0)
-        check_number(self, "grad_clip_norm", above=0, optional=True)
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"OptimizerConfig.betas is {self.betas!r}, but must be two numbers >= 0 and < 1")
-
-
-@dataclass
 class TrainingConfig:
     """How long and in what portions a model is trained, and what is written down on the way."""
 
@@ -145,7 +107,7 @@ class Experiment:
 
     model: LanguageModelConfig = field(default_factory=xLSTMLMModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: AnyOptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

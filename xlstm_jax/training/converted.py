@@ -10,7 +10,7 @@ from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.folders import Kept
 from xlstm_jax.hub.formats import Weights
 from xlstm_jax.hub.safetensors_files import appearing_folder
-from xlstm_jax.runs.folder import RunFolder, with_config
+from xlstm_jax.runs.folder import CONVERTED, RunFolder, with_config
 from xlstm_jax.runs.space import bytes_in_words, bytes_needed
 from xlstm_jax.training.config import DataConfig, Experiment, TrainingConfig
 
@@ -49,7 +49,7 @@ def write_run(
         draft.write_environment()
         experiment = _experiment(path, weights, tokenizer)
         with draft.checkpoints() as checkpoints:
-            checkpoints.save(0, {"params": weights.params}, with_config(experiment, tokens_seen=0))
+            checkpoints.save(0, {"params": weights.params}, with_config(experiment, tokens_seen=0, **{CONVERTED: True}))
         draft.write_config(experiment)
 
 

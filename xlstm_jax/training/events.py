@@ -55,8 +55,7 @@ class Scored:
     """The held-out text was scored; the step's record, of the event before, has these numbers too."""
 
     step: int
-    score: Any
-    """What the loop's `score` returned: `xlstm_jax.scoring` says what that holds."""
+    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)

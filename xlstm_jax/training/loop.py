@@ -32,6 +32,13 @@ from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.open_run import OpenRun, open_run
 from xlstm_jax.training.step import StepMetrics, TrainState, TrainStep, make_train_step
 
+IN_WORDS = {
+    "grad_norm": "gradient norm",
+    "param_norm": "norm of the parameters",
+    "validation_loss": "loss on held-out text",
+}
+"""Names in a record, for sentences."""
+
 
 @dataclass
 class Outcome:
@@ -108,7 +115,7 @@ def _train(opened: OpenRun, told: Listeners) -> Outcome:
                 batches,
                 functools.partial(_due, experiment),
                 told.emit,
-                score=held_out if held_out.num_documents else None,
+                score=(lambda params: held_out(params).to_dict()) if held_out.num_documents else None,
                 stop=lambda: stop.exit_code is not None,
                 measures=measures,
                 checkpoints=opened.checkpoints,
@@ -144,8 +151,8 @@ class Loop:
     due: Callable[[int], Due]
     """From the number of steps made so far; after the last step something must be due."""
     emit: Callable[[Event], None]
-    score: Callable[[Any], Any] | None = None
-    """Scores parameters: an object with the float `loss` and, by `to_dict()`, what joins the step's record."""
+    score: Callable[[Any], Mapping[str, float]] | None = None
+    """Scores parameters, by names that join the step's record."""
     stop: Callable[[], bool] = lambda: False
     """Whether to end early, asked after each step and each score; once true it must stay so."""
     measures: Callable[[float], Mapping[str, float]] = lambda seconds: {}
@@ -205,13 +212,13 @@ class Loop:
         """
         jax.block_until_ready(metrics)
         took = self._lap()
-        score = self.score(params) if self.score is not None and params is not None else None
-        self._record(step, metrics, took, {} if score is None else score.to_dict())
-        if score is None:
-            return
-        self.emit(Scored(step, score))
-        if not math.isfinite(score.loss):
-            raise NotFiniteError(f"training stopped at step {step}: the loss on held-out text is {score.loss}")
+        scores = self.score(params) if self.score is not None and params is not None else {}
+        self._record(step, metrics, took, scores)
+        if scores:
+            self.emit(Scored(step, scores))
+        for name, value in scores.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(f"training stopped at step {step}: the {IN_WORDS.get(name, name)} is {value}")
 
     def _record(
         self,
@@ -244,10 +251,9 @@ class Loop:
         }
         self.emit(Stepped(step, record))
         if not bool(metrics.finite):
-            norms = {"gradient norm": metrics.grad_norm, "norm of the parameters": metrics.param_norm}
-            values = {"loss": loss} | {name: float(norm) for name, norm in norms.items()}
+            values = {name: float(getattr(metrics, name)) for name in ("loss", "grad_norm", "param_norm")}
             name = next(name for name, value in values.items() if not math.isfinite(value))
-            raise NotFiniteError(f"training stopped at step {step}: the {name} is {values[name]}")
+            raise NotFiniteError(f"training stopped at step {step}: the {IN_WORDS.get(name, name)} is {values[name]}")
 
     def _save(self, step: int, state: TrainState) -> None:
         if self.checkpoints is not None:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from xlstm_jax.data.store.store import Split
 from xlstm_jax.data.tokenizers.base import ByteTokenizer
+from xlstm_jax.models.language_model import with_exact_resets
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
@@ -26,7 +27,7 @@ from xlstm_jax.scoring.baselines import (
     unigram_bits_per_byte,
     xz_size,
 )
-from xlstm_jax.scoring.heldout import HeldOut, Score, Scorer, first_documents, with_exact_resets
+from xlstm_jax.scoring.heldout import HeldOut, Score, Scorer, first_documents
 
 DOCUMENTS = [
     b"hello world, hello",
@@ -99,7 +100,7 @@ def test_nothing_held_out_is_no_score(model: xLSTMLMModel, params) -> None:
 
 
 def test_resets_for_scoring_leave_the_models_own_config_alone(model: xLSTMLMModel) -> None:
-    assert with_exact_resets(model).config != model.config
+    assert with_exact_resets(model.config) != model.config
     assert not model.config.mlstm_block.mlstm.mlstm_cell.reset_at_document_boundaries
 
 

@@ -20,7 +20,8 @@ from xlstm_jax.data.tokenizers.base import ByteTokenizer
 from xlstm_jax.inference.engine import SMALLEST_ROOM, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.models.language_model import build_model
-from xlstm_jax.models.llama import LlamaConfig, LlamaLMModel
+from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 from xlstm_jax.presets import get_preset
 from xlstm_jax.scoring.heldout import HeldOut, Scorer, with_exact_resets
 from xlstm_jax.scoring.text import TextScorer

@@ -14,7 +14,10 @@ from xlstm_jax.training.optimizers.adamw import decay_mask
 
 PARAMS = {
     "token_embedding": {"embedding": jnp.ones((4, 3))},
-    "block": {"proj": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}, "norm": {"scale": jnp.ones(3)}},
+    "blocks_0": {
+        "ffn": {"proj_down": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}},
+        "norm": {"scale": jnp.ones(3)},
+    },
 }
 
 
@@ -61,7 +64,7 @@ def test_published_mask_decays_kernels_alone() -> None:
         jax.tree_util.keystr(path, simple=True, separator="."): on
         for path, on in jax.tree_util.tree_leaves_with_path(decay_mask(PARAMS, OptimizerConfig()))
     }
-    assert {name for name, on in names.items() if on} == {"block.proj.kernel"}
+    assert {name for name, on in names.items() if on} == {"blocks_0.ffn.proj_down.kernel"}
     assert decay_mask(PARAMS, OptimizerConfig(), True)["token_embedding"]["embedding"] is True
     assert all(jax.tree.leaves(decay_mask(PARAMS, OptimizerConfig(decay_mask="all"))))
 
@@ -70,22 +73,22 @@ def test_decay_shrinks_by_rate_times_decay_and_only_under_the_mask() -> None:
     config = OptimizerConfig(lr=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5)
     optimizer = config.build(10)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
-    np.testing.assert_allclose(updates["block"]["proj"]["kernel"], -0.05, rtol=1e-6)
-    assert not updates["block"]["proj"]["bias"].any()
+    np.testing.assert_allclose(updates["blocks_0"]["ffn"]["proj_down"]["kernel"], -0.05, rtol=1e-6)
+    assert not updates["blocks_0"]["ffn"]["proj_down"]["bias"].any()
     assert not updates["token_embedding"]["embedding"].any()
 
 
 def test_two_steps_equal_adamw_written_out() -> None:
     config = OptimizerConfig(lr=0.1, schedule="linear", warmup_steps=0, weight_decay=0.3, grad_clip_norm=0.5, eps=1e-8)
     optimizer = config.build(3)
-    params = {"kernel": jnp.asarray([1.0, -2.0])}
+    params = {"lm_head": {"kernel": jnp.asarray([[1.0, -2.0]])}}
     state, (first, second), w = optimizer.init(params), config.betas, np.array([1.0, -2.0])
     m = v = np.zeros(2)
     for t, grad in enumerate(([3.0, 4.0], [0.1, -0.2]), start=1):
-        updates, state = optimizer.update({"kernel": jnp.asarray(grad)}, state, params)
-        params = {"kernel": params["kernel"] + updates["kernel"]}
+        updates, state = optimizer.update({"lm_head": {"kernel": jnp.asarray([grad])}}, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
         g = np.asarray(grad) * min(1, 0.5 / np.linalg.norm(grad))
         m, v = first * m + (1 - first) * g, second * v + (1 - second) * g**2
         rate = 0.1 * (0.1 + 0.9 * (1 - (t - 1) / 2))
         w = w - rate * (m / (1 - first**t) / (np.sqrt(v / (1 - second**t)) + 1e-8) + 0.3 * w)
-        np.testing.assert_allclose(params["kernel"], w, rtol=1e-5)
+        np.testing.assert_allclose(params["lm_head"]["kernel"][0], w, rtol=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -16,8 +15,7 @@ import numpy as np
 from xlstm_jax.data.store.heldout import HeldoutBatch, HeldoutDocuments, HeldoutWindows
 from xlstm_jax.data.store.store import Split
 from xlstm_jax.kernels.cross_entropy import cross_entropy
-from xlstm_jax.models.language_model import LanguageModel, build_model
-from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.language_model import LanguageModel, build_model, with_exact_resets
 
 Progress = Callable[[Iterator[HeldoutBatch], int], Iterator[HeldoutBatch]]
 
@@ -61,7 +59,7 @@ class Scorer:
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        self.model = with_exact_resets(model)
+        self.model = build_model(with_exact_resets(model.config))
         self.step = jax.jit(functools.partial(_score_rows, self.model), donate_argnums=1)
 
 
@@ -159,19 +157,3 @@ def first_documents(split: Split, max_tokens: int | None) -> list[int]:
             chosen.append(number)
             room -= length
     return chosen if chosen or not len(lengths) else [int(np.argmin(lengths))]
-
-
-def with_exact_resets(model: LanguageModel) -> LanguageModel:
-    """The same model, with parameters of the same shapes, that starts every document from an empty memory."""
-    config = model.config
-    if isinstance(config, LlamaConfig):
-        return build_model(dataclasses.replace(config, mask_across_document_boundaries=True))
-    blocks: dict[str, Any] = {}
-    if (mlstm := config.mlstm_block) is not None:
-        cell = dataclasses.replace(mlstm.mlstm.mlstm_cell, reset_at_document_boundaries=True, reset_mode="exact")
-        blocks["mlstm_block"] = dataclasses.replace(mlstm, mlstm=dataclasses.replace(mlstm.mlstm, mlstm_cell=cell))
-    if (slstm := config.slstm_block) is not None:
-        slstm_cell = dataclasses.replace(slstm.slstm.slstm_cell, reset_at_document_boundaries=True)
-        layer = dataclasses.replace(slstm.slstm, slstm_cell=slstm_cell)
-        blocks["slstm_block"] = dataclasses.replace(slstm, slstm=layer)
-    return build_model(dataclasses.replace(config, **blocks))

@@ -9,6 +9,7 @@ import jax
 import optax
 
 from xlstm_jax.config import ConfigError, check_choice, check_number
+from xlstm_jax.models.parameters import Leaf, describe
 from xlstm_jax.training.optimizers.schedule import Optimizer, ScheduledConfig, learning_rate
 
 
@@ -56,14 +57,10 @@ class OptimizerConfig(ScheduledConfig):
 def decay_mask(params: Any, config: OptimizerConfig, decay_embedding: bool = False) -> Any:
     """A tree of booleans, true where weight decay applies.
 
-    `kernels` follows the published runs, which decay every parameter with `kernel` in its path; the embedding joins
-    them when `decay_embedding` is set.
+    `kernels` follows the published runs; the embedding joins them when `decay_embedding` is set.
     """
 
-    def decays(path: tuple, leaf: Any) -> bool:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        if config.decay_mask == "all" or "kernel" in name:
-            return True
-        return decay_embedding and "embedding" in name
+    def decays(leaf: Leaf) -> bool:
+        return config.decay_mask == "all" or leaf.decays or (decay_embedding and leaf.part == "embedding")
 
-    return jax.tree_util.tree_map_with_path(decays, params)
+    return jax.tree.map(decays, describe(params), is_leaf=lambda leaf: isinstance(leaf, Leaf))

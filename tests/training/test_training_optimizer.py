@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_helpers import Recorder, tiny_experiment
 
-from xlstm_jax.training.optimizers import OptimizerConfig, learning_rate
+from xlstm_jax.config import ConfigError, dumps
+from xlstm_jax.training.config import Experiment
+from xlstm_jax.training.events import Stepped
+from xlstm_jax.training.loop import train
+from xlstm_jax.training.optimizers import Optimizer, OptimizerConfig, ScheduledConfig, learning_rate
 from xlstm_jax.training.optimizers.adamw import decay_mask
 
 PARAMS = {
@@ -92,3 +103,39 @@ def test_two_steps_equal_adamw_written_out() -> None:
         rate = 0.1 * (0.1 + 0.9 * (1 - (t - 1) / 2))
         w = w - rate * (m / (1 - first**t) / (np.sqrt(v / (1 - second**t)) + 1e-8) + 0.3 * w)
         np.testing.assert_allclose(params["lm_head"]["kernel"][0], w, rtol=1e-5)
+
+
+@dataclass
+class LionConfig(ScheduledConfig):
+    """What a file of another optimizer holds."""
+
+    name: Literal["lion"] = "lion"
+    weight_decay: float = 0.1
+
+    def build(self, total_steps: int, *, decay_embedding: bool = False) -> Optimizer:
+        rate = learning_rate(self, total_steps)
+        lion = optax.lion(rate, weight_decay=self.weight_decay, mask=lambda p: decay_mask(p, OptimizerConfig()))
+        return Optimizer(lion.init, lion.update, rate)
+
+
+@dataclass
+class OtherExperiment(Experiment):
+    """With the union that the other optimizer's name would join."""
+
+    optimizer: OptimizerConfig | LionConfig = field(default_factory=LionConfig)  # type: ignore[assignment]
+
+
+def test_another_optimizer_is_one_class_that_its_name_tells_from_the_others(store: Path, tmp_path: Path) -> None:
+    plain = tiny_experiment(store=store, steps=4, eval_every=0)
+    lion = LionConfig(lr=1e-3, warmup_steps=1)
+    experiment = OtherExperiment(plain.model, plain.data, lion, plain.training)
+    assert OtherExperiment.from_dict(json.loads(dumps(experiment))) == experiment
+    recorder = Recorder()
+    outcome = train(tmp_path / "run", experiment, [recorder])
+    records = [event.record for event in recorder.events if isinstance(event, Stepped)]
+    assert [r["step"] for r in records] == [1, 2, 3, 4]
+    assert records[0]["lr"] == pytest.approx(1e-3)
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert isinstance(outcome.opened.state.opt_state[0], optax.ScaleByLionState)
+    with pytest.raises(ConfigError, match=r"LionConfig\.lr is 0"):
+        LionConfig(lr=0)

@@ -194,10 +194,7 @@ class Loop:
                         break
                     self._mark = time.perf_counter()
         finally:
-            # Also after an error: what was being saved is there then, and its listeners are told.
-            if self.checkpoints is not None:
-                self.checkpoints.wait()
-                self._tell_saved()
+            self._finish_saving()  # also after an error: what was being saved is complete, and told of
         return state, step
 
     def _lap(self) -> float:
@@ -257,8 +254,14 @@ class Loop:
 
     def _save(self, step: int, state: TrainState) -> None:
         if self.checkpoints is not None:
+            self._finish_saving()
             self.checkpoints.save(step, state._asdict(), self.beside(self.tokens_seen))
             self._saving = step
+
+    def _finish_saving(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+            self._tell_saved()
 
     def _tell_saved(self) -> None:
         """Emit `Saved` once the checkpoint that is being written is complete."""

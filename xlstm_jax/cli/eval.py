@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from xlstm_jax.evaluation.synthetic.tasks import Task
     from xlstm_jax.evaluation.synthetic.training import Look, SyntheticConfig, SyntheticResult
 
-RUNS = Path("runs")
 RESULT, PICTURE = "result.json", "accuracy.png"
 
 SYNTHETIC_EXAMPLES = """\
@@ -93,7 +92,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
 
     task = get_task(arguments.task)
     trials = list(_trials(arguments, task))
-    out = Path(arguments.out or RUNS / f"synthetic-{task.name}")
+    out = Path(arguments.out or Path("runs") / f"synthetic-{task.name}")
     out.mkdir(parents=True, exist_ok=True)
 
     from xlstm_jax.evaluation.synthetic.training import train_synthetic

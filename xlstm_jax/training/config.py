@@ -8,9 +8,17 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated
 
-from xlstm_jax.config import ConfigError, check_number, from_json, to_json
+from xlstm_jax.config import (
+    AtLeast,
+    Below,
+    Config,
+    ConfigError,
+    NonNegativeInt,
+    PositiveInt,
+    to_json,
+)
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 from xlstm_jax.training.optimizers import AnyOptimizerConfig, OptimizerConfig
@@ -20,7 +28,7 @@ VOCAB_MULTIPLE = 64
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Config):
     """The text to learn from, and how it becomes tokens."""
 
     sources: tuple[str, ...] = ("stdlib",)
@@ -29,11 +37,11 @@ class DataConfig:
     """Folder of the token store; a name under `stores/` that follows from the fields below if not given."""
     tokenizer: str = "bpe"
     """`bytes`, `bpe` (trained on the sources) or the path of a tokenizer.json."""
-    vocab_size: int = 4096
+    vocab_size: Annotated[int, AtLeast(257)] = 4096
     """Size of the vocabulary that `bpe` trains; other tokenizers bring their own."""
-    validation_fraction: float = 0.02
+    validation_fraction: Annotated[float, AtLeast(0), Below(1)] = 0.02
     """Share of the documents (chosen by hash) that is held out."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Fixes the order of the documents and which are held out."""
     mask_crossing: bool = False
     """Leave the first token of each document out of the loss: only the document before could tell of it."""
@@ -42,10 +50,7 @@ class DataConfig:
     """Of the store's content; filled in when a run begins, so that it cannot go on with another text."""
 
     def __post_init__(self) -> None:
-        self.sources = tuple(self.sources)
-        check_number(self, "vocab_size", at_least=257, integer=True)
-        check_number(self, "validation_fraction", at_least=0, below=1)
-        check_number(self, "seed", at_least=0, integer=True)
+        super().__post_init__()
         if not self.sources and self.store is None:
             raise ConfigError("DataConfig.sources is empty and DataConfig.store is not given; one of them must be")
         if not self.tokenizer:
@@ -63,38 +68,32 @@ class DataConfig:
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(Config):
     """How long and in what portions a model is trained, and what is written down on the way."""
 
-    steps: int = 1000
-    batch_size: int = 8
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 8
     """Rows in one step."""
-    seq_len: int | None = None
+    seq_len: PositiveInt | None = None
     """Tokens in a row; the model's `context_length` if not given."""
-    accumulate: int = 1
+    accumulate: PositiveInt = 1
     """Micro-batches that a step's rows are cut into; the result is that of the whole batch, with less memory."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Fixes the initial parameters, the order of the rows and the dropout."""
-    eval_every: int = 100
+    eval_every: NonNegativeInt = 100
     """Steps between two looks at the held-out text; 0 for one at the end alone."""
-    eval_tokens: int | None = 65536
+    eval_tokens: PositiveInt | None = 65536
     """Held-out tokens to read (whole documents) on the way; all of them if not given. The end reads all."""
-    checkpoint_every: int = 200
+    checkpoint_every: NonNegativeInt = 200
     """Steps between two checkpoints; the last step always makes one. 0 for the last one alone."""
-    keep_checkpoints: int = 2
-    log_every: int = 10
+    keep_checkpoints: PositiveInt = 2
+    log_every: PositiveInt = 10
     """Steps between two lines when the output is not a terminal; metrics.jsonl has every step."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts that the trained model continues when training ends."""
 
     def __post_init__(self) -> None:
-        self.sample_prompts = tuple(self.sample_prompts)
-        for name in ("steps", "batch_size", "accumulate", "keep_checkpoints", "log_every"):
-            check_number(self, name, at_least=1, integer=True)
-        for name in ("seed", "eval_every", "checkpoint_every"):
-            check_number(self, name, at_least=0, integer=True)
-        check_number(self, "seq_len", at_least=1, integer=True, optional=True)
-        check_number(self, "eval_tokens", at_least=1, integer=True, optional=True)
+        super().__post_init__()
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"TrainingConfig.accumulate is {self.accumulate!r}, but must divide batch_size = {self.batch_size}"
@@ -102,7 +101,7 @@ class TrainingConfig:
 
 
 @dataclass
-class Experiment:
+class Experiment(Config):
     """Everything that a run is made from; what presets return and what a run folder keeps as config.json."""
 
     model: LanguageModelConfig = field(default_factory=xLSTMLMModelConfig)
@@ -111,6 +110,7 @@ class Experiment:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.training.seq_len is None and self.model.context_length < 1:
             raise ConfigError(
                 f"model.context_length is {self.model.context_length!r}, but must be a whole number >= 1 "
@@ -129,19 +129,6 @@ class Experiment:
     def seq_len(self) -> int:
         """Tokens in a training row."""
         return self.training.seq_len or self.model.context_length
-
-    def to_dict(self) -> dict[str, Any]:
-        """The experiment as JSON values."""
-        return to_json(self, "experiment")
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ConfigError: for an unknown field or a value that does not fit, naming it.
-        """
-        return from_json(cls, data, "experiment")
 
 
 def with_vocabulary(experiment: Experiment, vocab_size: int) -> Experiment:

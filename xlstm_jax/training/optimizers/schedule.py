@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from xlstm_jax.config import ConfigError, check_choice, check_number
+from xlstm_jax.config import Config, ConfigError, NonNegativeInt, PositiveFloat, Share
 
 
 class Optimizer(NamedTuple):
@@ -22,25 +22,21 @@ class Optimizer(NamedTuple):
 
 
 @dataclass
-class ScheduledConfig:
+class ScheduledConfig(Config):
     """What every optimizer has: its name and a learning rate that moves."""
 
     name: str = ""
-    lr: float = 1e-3
+    lr: PositiveFloat = 1e-3
     """Learning rate at its peak."""
     schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
     """How the rate falls from its peak after the warm-up to `end_lr_factor` of it before the cool-down."""
-    warmup_steps: int = 100
-    end_lr_factor: float = 0.1
-    cooldown_steps: int = 0
+    warmup_steps: NonNegativeInt = 100
+    end_lr_factor: Share = 0.1
+    cooldown_steps: NonNegativeInt = 0
     """Steps at the end over which the rate falls on towards 0, in equal parts."""
 
     def __post_init__(self) -> None:
-        check_choice(self, "schedule", ("cosine", "linear", "exponential", "constant"))
-        check_number(self, "lr", above=0)
-        for name in ("warmup_steps", "cooldown_steps"):
-            check_number(self, name, at_least=0, integer=True)
-        check_number(self, "end_lr_factor", at_least=0, at_most=1)
+        super().__post_init__()
         if self.schedule == "exponential" and self.end_lr_factor == 0:
             kind = type(self).__name__
             raise ConfigError(f"{kind}.end_lr_factor is 0, but must be > 0 for the schedule 'exponential'")

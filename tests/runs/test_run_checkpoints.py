@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xlstm_jax.models.layouts import as_once
 from xlstm_jax.runs import checkpoints as module
 from xlstm_jax.runs import manifest, space
 from xlstm_jax.runs.checkpoints import Checkpoints
@@ -487,3 +488,23 @@ def test_a_full_disk_is_recognised_in_the_words_of_tensorstore():
     )
     assert not space.is_disk_full(ValueError("RESOURCE_EXHAUSTED: something else"))
     assert [space.bytes_in_words(n) for n in (999, 1536, 2.5e9, 3e15)] == ["999 bytes", "1.5 kB", "2.5 GB", "3000.0 TB"]
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_scanned_stack_from_before_its_runs_had_names_is_read_as_it_is_now(folder, blocks):
+    lead = () if blocks == 1 else (blocks,)
+    name = "blocks_0" if blocks == 1 else f"blocks_0_{blocks - 1}"
+
+    def stack(value):
+        return {"stack": {name: {"w": jnp.full((*lead, 2), value)}, "norm": jnp.full(2, value)}}
+
+    state = {"params": stack(1.0), "optimizer": (Moments(stack(2.0), jnp.int32(7), ()), ())}
+    once = {part: as_once(tree) for part, tree in state.items()}
+    assert once["params"]["stack"]["blocks"]["w"].shape == (blocks, 2)
+    with Checkpoints(folder) as saved:
+        saved.save(4, once)
+        target = jax.eval_shape(lambda: state)
+        assert_equal(saved.restore(target)[1], state)
+        assert_equal(saved.restore_part("params", target["params"])[1], state["params"])
+        with pytest.raises(StateMismatchError, match="stack"):
+            saved.restore_part("params", stack(np.zeros((5, 5))[0, 0]) | {"more": jnp.ones(1)})

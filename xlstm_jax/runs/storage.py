@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,18 @@ def read_part(
     """
     if target is None:
         return as_saved(_read_arrays(folder, part, saved, {}))
+    from xlstm_jax.models.layouts import OLD_NAME, as_once, from_once
+
+    once = None
+    if any(OLD_NAME in names for names in saved):
+        with contextlib.suppress(ValueError):  # a stack that never had that name: told by what does not fit
+            once = as_once(target)
+    if once is None:
+        return _read_fitting(folder, part, saved, target, any_float)
+    return from_once(_read_fitting(folder, part, saved, once, any_float), target)
+
+
+def _read_fitting(folder: Path, part: str, saved: Mapping[Names, Layout], target: PyTree, any_float: bool) -> Any:
     wanted = named_leaves(part, target)
     if any_float:
         wanted = {names: _as_wide_as(leaf, saved.get(names)) for names, leaf in wanted.items()}

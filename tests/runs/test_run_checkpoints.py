@@ -506,5 +506,5 @@ def test_a_scanned_stack_from_before_its_runs_had_names_is_read_as_it_is_now(fol
         target = jax.eval_shape(lambda: state)
         assert_equal(saved.restore(target)[1], state)
         assert_equal(saved.restore_part("params", target["params"])[1], state["params"])
-        with pytest.raises(StateMismatchError, match="stack"):
-            saved.restore_part("params", stack(np.zeros((5, 5))[0, 0]) | {"more": jnp.ones(1)})
+        with pytest.raises(StateMismatchError, match="more"):
+            saved.restore_part("params", target["params"] | {"more": jnp.ones(1)})

@@ -13,7 +13,6 @@ import numpy as np
 
 from xlstm_jax.config import ConfigError, from_json
 from xlstm_jax.data.tokenizers.base import Tokenizer, as_bytes, load_tokenizer
-from xlstm_jax.hub.folders import Kept
 from xlstm_jax.inference.generate import Generator, Prompt
 from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
@@ -139,8 +138,8 @@ def load(path: str | Path, step: int | None = None, say: Callable[[str], None] |
     folder = RunFolder.open(path)
     tokenizer = _tokenizer(folder, model_config(folder))
     config, found, params = read_params(folder, step, say)
-    opening_id = Kept.read(folder.huggingface_dir).record.get("opening_id")
-    return Run(folder.path, found, build_model(config), params, tokenizer, opening_id)
+    info = folder.read_tokenizer_info()
+    return Run(folder.path, found, build_model(config), params, tokenizer, info.bos_id)
 
 
 def read_params(

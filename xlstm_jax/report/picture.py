@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from xlstm_jax.runs.files import write_atomic
+from xlstm_jax.files import write_atomic
 
 
 def new_picture() -> tuple[Any, Any]:

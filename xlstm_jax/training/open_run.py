@@ -15,13 +15,12 @@ import jax
 from xlstm_jax.data.prepare.request import prepare
 from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
 from xlstm_jax.data.tokenizers.base import load_tokenizer
+from xlstm_jax.files import bytes_in_words
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
-from xlstm_jax.runs.errors import DamagedCheckpointError, DamagedRunError, NoCheckpointError
-from xlstm_jax.runs.folder import CONVERTED, RunFolder
-from xlstm_jax.runs.manifest import read_manifest
-from xlstm_jax.runs.space import bytes_in_words
+from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError
+from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.scoring.heldout import Scorer
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
@@ -111,12 +110,11 @@ def open_run(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun:
 
 def inspect(run: RunFolder) -> Facts:
     """The facts of a run's folder; nothing in it is changed."""
-    checkpoints = run.checkpoints(read_only=True)
-    has_checkpoint = bool(checkpoints.steps())
+    has_checkpoint = bool(run.checkpoints(read_only=True).steps())
     return Facts(
         run=run,
         recorded=run.read_config(Experiment) if run.exists else None,
-        converted=has_checkpoint and _is_converted(checkpoints),
+        converted=run.converted,
         tokenizer=_tokenizer(run.tokenizer_dir) if run.tokenizer_dir.exists() else None,
         has_checkpoint=has_checkpoint,
         lost=None if has_checkpoint else _lost_checkpoint(run),
@@ -242,17 +240,6 @@ def open_or_prepare(experiment: Experiment, say: Say) -> TokenStore:
 def _tokenizer(folder: Path) -> TokenizerFacts:
     tokenizer = load_tokenizer(folder)
     return TokenizerFacts(tokenizer.kind, tokenizer.vocab_size, tokenizer.fingerprint)
-
-
-def _is_converted(checkpoints: Checkpoints) -> bool:
-    step = checkpoints.latest_step()
-    assert step is not None
-    try:
-        manifest = read_manifest(checkpoints.path(step))
-    except DamagedCheckpointError:
-        return False  # whoever reads it says so
-    # Folders from before this was recorded show it by what they lack.
-    return manifest.extra.get(CONVERTED, set(manifest.arrays) == {"params"})
 
 
 def _lost_checkpoint(run: RunFolder) -> Path | None:

@@ -11,9 +11,9 @@ from rich.progress import track
 from rich.text import Text
 
 from xlstm_jax.data.store.heldout import HeldoutBatch
+from xlstm_jax.files import write_atomic
 from xlstm_jax.inference.generate import generate_text
 from xlstm_jax.report.table import Comparison, compare, print_comparison
-from xlstm_jax.runs.files import write_atomic
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.events import Ended, Event

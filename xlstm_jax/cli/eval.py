@@ -215,7 +215,7 @@ def _record(task: Task, trials: Sequence[_Trial]) -> dict[str, Any]:
 
 def _write(out: Path, record: dict[str, Any], task: Task, trials: Sequence[_Trial]) -> None:
     from xlstm_jax.files import write_atomic
-    from xlstm_jax.report.plot import plot_accuracy
+    from xlstm_jax.report.length_plot import plot_accuracy
 
     write_atomic(out / RESULT, json.dumps(record, indent=2) + "\n")
     curves: dict[str, list[tuple[float, float]]] = {}

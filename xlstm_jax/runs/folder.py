@@ -277,11 +277,24 @@ class RunFolder:
             type(self).open(self.path)
         return self.checkpoints(read_only=True, say=say).restore_part("params", target, step, any_float=any_float)
 
-    def fork(self, path: str | Path, config: Any, step: int | None = None) -> RunFolder:
+    def fork(
+        self,
+        path: str | Path,
+        config: Any,
+        step: int | None = None,
+        *,
+        state: Mapping[str, PyTree] | None = None,
+    ) -> RunFolder:
         """A new run that starts from this one's newest good checkpoint (or that of `step`), with another config.
 
         Tokenizer, environment and the metrics up to the checkpoint come along; the checkpoint counts as saved with the
         new config. The new folder appears complete or not at all; this run is only read.
+
+        Args:
+            path: of the new folder.
+            config: the new run's.
+            step: of the checkpoint; the newest good one if None.
+            state: what the new run starts from at step 0 instead, with no metrics and in the present environment.
 
         Raises:
             RunExistsError: if there is something at `path`.
@@ -293,10 +306,18 @@ class RunFolder:
             raise RunExistsError(f"{new.path} exists already; choose another name for the copy")
         with appearing_folder(new.path) as folder:
             draft = RunFolder(folder)
-            found = self._copy_checkpoint(draft, step)
-            replace_extra(draft.checkpoints().path(found), with_config(config))
+            along = []
+            if state is None:
+                found = self._copy_checkpoint(draft, step)
+                replace_extra(draft.checkpoints().path(found), with_config(config))
+                along = [self.environment_path, self.metrics_path]
+            else:
+                found = 0
+                draft.write_environment()
+                with draft.checkpoints() as checkpoints:
+                    checkpoints.save(found, state, with_config(config, tokens_seen=0))
             self.copy_text_side(draft)
-            for source in (self.environment_path, self.metrics_path):
+            for source in along:
                 if source.exists():
                     shutil.copyfile(source, draft.path / source.name)
             draft.metrics().cut_after(found)

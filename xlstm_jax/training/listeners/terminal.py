@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,55 +14,78 @@ from rich.table import Table
 from rich.text import Text
 
 from xlstm_jax.report.curve import draw_curve
+from xlstm_jax.training.events import Ended, Event, Record, Said, Started, Stepped
+
+if TYPE_CHECKING:
+    from xlstm_jax.training.loop import Outcome
 
 REFRESH_SECONDS = 0.25
 RECENT_STEPS = 50
 """Speed and remaining time follow from so many steps; the loss shown is their mean."""
 
-LOOK = ("validation_loss", "perplexity", "bits_per_byte")
-"""What a record holds of a look at the held-out text."""
-
-Record = Mapping[str, Any]
+SCORE = ("validation_loss", "perplexity", "bits_per_byte")
+"""What a record holds of a score on the held-out text."""
 
 
-class Display(Protocol):
-    """What the training loop tells."""
+def make_terminal(title: str, log_every: int, console: Console) -> Terminal:
+    """A live panel if the console is a terminal, else plain lines every `log_every` steps."""
+    return LivePanel(console, title) if console.is_terminal else PlainLines(console, log_every)
+
+
+class Terminal:
+    """From events to what is shown; how, the two kinds below say."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def handle(self, event: Event) -> None:
+        """See `Listener`."""
+        match event:
+            case Said(sentence):
+                self.say(sentence)
+            case Started(experiment=experiment, step=step, earlier=earlier):
+                self.start(step, experiment.training.steps, earlier)
+            case Stepped(record=record):
+                self.step(record)
+            case Ended(outcome):
+                if outcome is not None:
+                    self._tell_the_end(outcome)
+                self.close()
 
     def say(self, sentence: str) -> None:
         """Something that happens once."""
+        self._console.print(sentence, soft_wrap=True, markup=False)
 
     def start(self, first_step: int, last_step: int, earlier: Sequence[Record]) -> None:
         """Training goes from `first_step` to `last_step`; `earlier` are the records of the steps before."""
 
     def step(self, record: Record) -> None:
-        """One record of metrics.jsonl."""
+        """One more step."""
 
     def close(self) -> None:
-        """Training is over, in whatever way."""
+        """Leave the terminal as it was."""
+
+    def _tell_the_end(self, outcome: Outcome) -> None:
+        run, step = outcome.opened.run, outcome.opened.step
+        if outcome.exit_code:
+            self.say(f"saved at step {step}; `xlstm train {run}` goes on from there")
+        elif not outcome.trained:
+            steps = outcome.opened.experiment.training.steps
+            self.say(f"{run} is finished: it has made {step} of {steps} steps (more: --training.steps N)")
 
 
-def make_display(title: str, log_every: int, console: Console | None = None) -> Display:
-    """A live panel if the console is a terminal, else plain lines every `log_every` steps."""
-    console = console or Console(highlight=False)
-    return LiveDisplay(console, title) if console.is_terminal else PlainDisplay(console, log_every)
-
-
-class PlainDisplay:
-    """One line every few steps and at each look at the held-out text."""
+class PlainLines(Terminal):
+    """One line every few steps and at each evaluation on the held-out text."""
 
     def __init__(self, console: Console, log_every: int) -> None:
-        self._console = console
+        super().__init__(console)
         self._log_every = log_every
-        self._pace: Pace | None = None
-
-    def say(self, sentence: str) -> None:
-        self._console.print(sentence, soft_wrap=True, markup=False)
+        self._pace = Pace(0, 1)
 
     def start(self, first_step: int, last_step: int, earlier: Sequence[Record]) -> None:
         self._pace = Pace(first_step, last_step)
 
     def step(self, record: Record) -> None:
-        assert self._pace is not None
         self._pace.add(record)
         step, last = record["step"], self._pace.last_step
         if step % self._log_every and step not in (1, last) and "validation_loss" not in record:
@@ -78,15 +101,12 @@ class PlainDisplay:
             parts.append(f"{record['flops_share']:.0%} of peak")
         self.say("  ".join([*parts, f"{duration(self._pace.remaining())} left"]))
 
-    def close(self) -> None:
-        pass
 
-
-class LiveDisplay:
+class LivePanel(Terminal):
     """A panel with progress, numbers and the loss curve, redrawn in place."""
 
     def __init__(self, console: Console, title: str) -> None:
-        self._console = console
+        super().__init__(console)
         self._title = title
         self._pace = Pace(0, 1)
         self._records: list[Record] = []
@@ -94,15 +114,12 @@ class LiveDisplay:
         self._drawn = 0.0
         self._live: Live | None = None
 
-    def say(self, sentence: str) -> None:
-        self._console.print(sentence, soft_wrap=True, markup=False)
-
     def start(self, first_step: int, last_step: int, earlier: Sequence[Record]) -> None:
         self._pace = Pace(first_step, last_step)
         # A line of the file may be damaged; its numbers are not worth a crash.
         self._records = [r for r in earlier if _holds_numbers(r, "step", "loss", "lr")]
-        looks = (r for r in reversed(self._records) if _holds_numbers(r, *LOOK))
-        self._validation = next(looks, None)
+        scored = (r for r in reversed(self._records) if _holds_numbers(r, *SCORE))
+        self._validation = next(scored, None)
         self._live = Live(self._panel(), console=self._console, auto_refresh=False)
         self._live.start(refresh=True)
 

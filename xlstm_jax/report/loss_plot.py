@@ -1,14 +1,13 @@
-"""Pictures: the training and held-out loss of a run over its steps, accuracy over the length of rows."""
+"""The picture of a run: its training and held-out loss over the steps."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xlstm_jax.files import write_atomic
+from xlstm_jax.report.picture import new_picture, save_picture
 
 SMOOTHED_OVER = 20
 """The line of the training loss is the mean over this part of the run: batches differ more than the model changes."""
@@ -44,50 +43,6 @@ def plot_loss(records: Sequence[Mapping[str, Any]], path: str | Path, title: str
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     _leave_out_the_first_fall(axes, training)
     save_picture(figure, axes, path)
-
-
-def plot_accuracy(
-    curves: Mapping[str, Sequence[tuple[float, float]]], path: str | Path, *, title: str, chance: float, trained_to: int
-) -> None:
-    """Draw accuracy over length, a curve for each name, into a PNG.
-
-    Args:
-        curves: points (length, accuracy).
-        path: the picture; one that is there is replaced.
-        title: stands above it.
-        chance: accuracy of guessing.
-        trained_to: the greatest length of training.
-    """
-    figure, axes = new_picture()
-    for name, points in curves.items():
-        axes.plot(*zip(*points, strict=True), linewidth=1.8, marker="o", markersize=4, label=name)
-    axes.axhline(chance, color="0.6", linestyle="--", linewidth=1, label="guessing")
-    axes.axvspan(0, trained_to, color="0.93", zorder=0, label="lengths of training")
-    axes.set(xlabel="length of the row", ylabel="accuracy", title=title, ylim=(0, 1.04))
-    axes.set_xlim(left=0)
-    save_picture(figure, axes, path)
-
-
-def new_picture() -> tuple[Any, Any]:
-    """An empty figure of matplotlib and its axes."""
-    # Late: it takes half a second, and `Figure` without pyplot needs no display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
-def save_picture(figure: Any, axes: Any, path: str | Path) -> None:
-    """Finish a picture in the look of all, and write it as a PNG, which appears complete."""
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    # Through memory: straight to a file, a full disk comes out as an error of the image library.
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_atomic(Path(path), picture.getvalue())
 
 
 def _curve(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:

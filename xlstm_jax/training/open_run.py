@@ -1,4 +1,7 @@
-"""From a run folder and an experiment to everything that a training loop needs, or to one sentence why not."""
+"""From a run folder and an experiment to everything that a training loop needs, or to one sentence why not.
+
+In three parts: `inspect` reads the folder, `agree` decides by what was read, `act` does it.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,24 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 
 from xlstm_jax.data.prepare.request import prepare
 from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
 from xlstm_jax.data.tokenizers.base import load_tokenizer
-from xlstm_jax.files import appearing_folder, bytes_in_words
-from xlstm_jax.models.language_model import LanguageModel, build_model
+from xlstm_jax.files import bytes_in_words
+from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
-from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError, RunExistsError
-from xlstm_jax.runs.folder import RunFolder, with_config
+from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError
+from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.scoring.heldout import Scorer
+from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
-from xlstm_jax.training.optimizer import make_optimizer
-from xlstm_jax.training.step import TrainState, init_state
+from xlstm_jax.training.optimizers import Optimizer
+from xlstm_jax.training.step import TrainState
 
 MAY_CHANGE = (
     "data.store",
@@ -49,15 +50,40 @@ VERIFIED_BYTES = 1 << 30
 Say = Callable[[str], None]
 
 
-@dataclass
-class Setup:
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """Which tokenizer it is."""
+
+    kind: str
+    vocab_size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run's folder holds, so far as it decides how training may go on."""
+
+    run: RunFolder
+    recorded: Experiment | None
+    """What config.json says; None for a run that has not begun."""
+    converted: bool
+    """Whether its newest checkpoint holds weights that were trained elsewhere, and nothing else."""
+    tokenizer: TokenizerFacts | None
+    has_checkpoint: bool
+    """Whether there is a complete checkpoint."""
+    lost: Path | None
+    """The newest of its damaged checkpoints, where there is no complete one."""
+
+
+@dataclass(frozen=True)
+class OpenRun:
     """A run that is ready to train: its lock must be held by whoever uses this."""
 
     run: RunFolder
     experiment: Experiment
     store: TokenStore
     model: LanguageModel
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     scorer: Scorer
     checkpoints: Checkpoints
     state: TrainState
@@ -67,7 +93,7 @@ class Setup:
     """Targets learnt from so far."""
 
 
-def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
+def open_run(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun:
     """Check the experiment against the run, open its data and restore its newest good checkpoint, or start afresh.
 
     Raises:
@@ -78,21 +104,83 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
         NoCheckpointError: if all checkpoints are damaged.
         DamagedRunError: if the config is not the one that the checkpoint was saved with.
     """
-    if run.converted:
+    facts = inspect(run)
+    return act(run, facts, agree(facts, experiment), say)
+
+
+def inspect(run: RunFolder) -> Facts:
+    """The facts of a run's folder; nothing in it is changed."""
+    has_checkpoint = bool(run.checkpoints(read_only=True).steps())
+    return Facts(
+        run=run,
+        recorded=run.read_config(Experiment) if run.exists else None,
+        converted=run.converted,
+        tokenizer=_tokenizer(run.tokenizer_dir) if run.tokenizer_dir.exists() else None,
+        has_checkpoint=has_checkpoint,
+        lost=None if has_checkpoint else _lost_checkpoint(run),
+    )
+
+
+def agree(facts: Facts, experiment: Experiment) -> Experiment:
+    """What the run is trained on with, by its facts alone: the experiment, with what it leaves open as the run has it.
+
+    Raises:
+        as `open_run`, where the folder alone is against it.
+    """
+    run = facts.run
+    if facts.converted:
         raise TrainingError(
             f"{run} holds weights that were trained elsewhere, and stays as it is; train a copy of it on a text of "
             f"yours: xlstm train {run} --fork NAME --sources PATH --steps N"
         )
-    recorded = run.read_config(Experiment) if run.exists else None
-    if recorded is not None:
-        experiment = filled_in(experiment, recorded)
-        refuse_differences(run, recorded.to_dict(), experiment.to_dict(), MAY_CHANGE)
-    store = open_or_prepare(experiment, say)
-    _check_store(run, experiment, store)
+    if facts.recorded is not None:
+        experiment = filled_in(experiment, facts.recorded)
+        refuse_differences(run, facts.recorded.to_dict(), experiment.to_dict(), MAY_CHANGE)
+    if facts.lost is not None:
+        raise NoCheckpointError(
+            f"no checkpoint of {run} is undamaged ({facts.lost} is not); delete {run.checkpoint_dir} to train the run "
+            "from the start again"
+        )
+    return experiment
+
+
+def agree_on_store(facts: Facts, experiment: Experiment, store: TokenStore) -> Experiment:
+    """The experiment with what follows from its store: the vocabulary and the fingerprint.
+
+    Raises:
+        WrongStoreError: if the store is not the run's, or not of the experiment's tokenizer.
+        ConfigError: if the model's vocabulary is smaller than the tokenizer's.
+    """
+    ours = facts.tokenizer
+    if ours is not None and ours.fingerprint != store.tokenizer.fingerprint:
+        raise WrongStoreError(
+            f"{facts.run} was trained with another tokenizer ({ours.kind}, {ours.vocab_size} tokens) than that "
+            f"of the store {store.path} ({store.tokenizer.kind}, {store.vocab_size} tokens); give its own store "
+            "with --data.store PATH"
+        )
+    data = experiment.data
+    if data.tokenizer in ("bytes", "bpe") and data.tokenizer != store.tokenizer.kind:
+        raise WrongStoreError(
+            f"data.tokenizer is {data.tokenizer!r}, but the store {store.path} was made with a tokenizer of the kind "
+            f"{store.tokenizer.kind!r}; give that, or another store"
+        )
+    if data.fingerprint is not None and data.fingerprint != store.fingerprint:
+        raise WrongStoreError(
+            f"{facts.run} was trained on another text than that of the store {store.path}; give its own store with "
+            "--data.store PATH, or start a copy with --fork NAME"
+        )
     experiment = with_vocabulary(experiment, store.vocab_size)
-    experiment = dataclasses.replace(
-        experiment, data=dataclasses.replace(experiment.data, fingerprint=store.fingerprint)
-    )
+    return dataclasses.replace(experiment, data=dataclasses.replace(data, fingerprint=store.fingerprint))
+
+
+def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say) -> OpenRun:
+    """Do what was agreed on: make or open the store, restore or begin the state, write down what the run is now.
+
+    Raises:
+        as `open_run`, where the store, the disk or the checkpoints are against it.
+    """
+    store = open_or_prepare(experiment, say)
+    experiment = agree_on_store(facts, experiment, store)
     if not store.split("validation").num_documents:
         say("note: the store holds no validation documents, so nothing is scored on held-out text")
     model, optimizer = build(experiment)
@@ -101,8 +189,7 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
     if (checkpoints.latest_step() or 0) < experiment.training.steps:
         _check_disk(checkpoints, target, say)
     step, tokens_seen = 0, 0
-    _check_nothing_lost(run, checkpoints)
-    if checkpoints.steps():
+    if facts.has_checkpoint:
         step, saved, extra = checkpoints.restore(target._asdict())
         run.check_config(step, extra, CONFIG_MAY_DIFFER)
         state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
@@ -113,46 +200,7 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
     run.write_environment()
     run.metrics().cut_after(step)
     run.write_config(experiment)
-    return Setup(run, experiment, store, model, optimizer, Scorer(model), checkpoints, state, step, tokens_seen)
-
-
-def fork_run(source: RunFolder, path: Path, experiment: Experiment, say: Say) -> RunFolder:
-    """A new run at `path` that goes on from another's newest good checkpoint, with other values where these fit.
-
-    One of converted weights begins at step 0, with parameters in float32 and a fresh optimizer.
-
-    Raises:
-        StateMismatchError: if the new model or optimizer has other arrays than the checkpoint.
-        WrongStoreError: if the store has another tokenizer. In either case no run is made.
-    """
-    experiment = filled_in(experiment, source.read_config(Experiment), fingerprint=False)
-    _check_store(source, experiment, open_or_prepare(experiment, say))
-    model, optimizer = build(experiment)
-    target = jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
-    if source.converted:
-        return _begin_with_weights(source, path, experiment, optimizer, target)
-    step, _, extra = source.checkpoints(read_only=True).restore(target._asdict())
-    source.check_config(step, extra, CONFIG_MAY_DIFFER)
-    return source.fork(path, experiment)
-
-
-def _begin_with_weights(
-    source: RunFolder, path: Path, experiment: Experiment, optimizer: optax.GradientTransformation, target: TrainState
-) -> RunFolder:
-    if path.exists():
-        raise RunExistsError(f"{path} exists already; choose another name for the copy")
-    step, params, extra = source.read_params(None, target.params, any_float=True)
-    source.check_config(step, extra, CONFIG_MAY_DIFFER)
-    params = jax.tree.map(lambda leaf, wanted: leaf.astype(wanted.dtype), params, target.params)
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    with appearing_folder(path) as folder:
-        draft = RunFolder(folder)
-        source.copy_text_side(draft)
-        draft.write_environment()
-        with draft.checkpoints() as checkpoints:
-            checkpoints.save(0, state._asdict(), with_config(experiment, tokens_seen=0))
-        draft.write_config(experiment)
-    return RunFolder(path)
+    return OpenRun(run, experiment, store, model, optimizer, Scorer(model), checkpoints, state, step, tokens_seen)
 
 
 def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool = True) -> Experiment:
@@ -189,57 +237,20 @@ def open_or_prepare(experiment: Experiment, say: Say) -> TokenStore:
     return store
 
 
-def build(experiment: Experiment) -> tuple[LanguageModel, optax.GradientTransformation]:
-    """The experiment's model and optimizer."""
-    model = build_model(experiment.model)
-    optimizer = make_optimizer(
-        experiment.optimizer,
-        experiment.training.steps,
-        decay_embedding=experiment.model.weight_decay_on_embedding,
-    )
-    return model, optimizer
+def _tokenizer(folder: Path) -> TokenizerFacts:
+    tokenizer = load_tokenizer(folder)
+    return TokenizerFacts(tokenizer.kind, tokenizer.vocab_size, tokenizer.fingerprint)
 
 
-def fresh_state(model: Any, optimizer: optax.GradientTransformation, experiment: Experiment) -> TrainState:
-    """The state before the first step."""
-    return init_state(model, optimizer, experiment.training.seed, jnp.zeros((1, 1), jnp.int32))
-
-
-def _check_store(run: RunFolder, experiment: Experiment, store: TokenStore) -> None:
-    if run.tokenizer_dir.exists():
-        tokenizer = load_tokenizer(run.tokenizer_dir)
-        if tokenizer.fingerprint != store.tokenizer.fingerprint:
-            raise WrongStoreError(
-                f"{run} was trained with another tokenizer ({tokenizer.kind}, {tokenizer.vocab_size} tokens) than that "
-                f"of the store {store.path} ({store.tokenizer.kind}, {store.vocab_size} tokens); give its own store "
-                "with --data.store PATH"
-            )
-    wanted = experiment.data.tokenizer
-    if wanted in ("bytes", "bpe") and wanted != store.tokenizer.kind:
-        raise WrongStoreError(
-            f"data.tokenizer is {wanted!r}, but the store {store.path} was made with a tokenizer of the kind "
-            f"{store.tokenizer.kind!r}; give that, or another store"
-        )
-    known = experiment.data.fingerprint
-    if known is not None and known != store.fingerprint:
-        raise WrongStoreError(
-            f"{run} was trained on another text than that of the store {store.path}; give its own store with "
-            "--data.store PATH, or start a copy with --fork NAME"
-        )
-
-
-def _check_nothing_lost(run: RunFolder, checkpoints: Checkpoints) -> None:
+def _lost_checkpoint(run: RunFolder) -> Path | None:
     """A run whose checkpoints are all damaged must not begin at step 0 again as if there had been none."""
-    if checkpoints.steps() or not run.checkpoint_dir.is_dir():
-        return
-    shelf = run.checkpoint_dir / DAMAGED_FOLDER
-    places = [p for folder in (run.checkpoint_dir, shelf) if folder.is_dir() for p in folder.iterdir()]
-    lost = sorted(p for p in places if p.name[:8].isdigit() and "." not in p.name)
-    if lost:
-        raise NoCheckpointError(
-            f"no checkpoint of {run} is undamaged ({lost[-1]} is not); delete {run.checkpoint_dir} to train the run "
-            "from the start again"
-        )
+    places = [
+        p
+        for folder in (run.checkpoint_dir, run.checkpoint_dir / DAMAGED_FOLDER)
+        if folder.is_dir()
+        for p in folder.iterdir()
+    ]
+    return max((p for p in places if p.name[:8].isdigit() and "." not in p.name), default=None)
 
 
 def _announce_changes(run: RunFolder, say: Say) -> None:

@@ -9,12 +9,13 @@ from inference_helpers import model_config, random_params
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.tokenizers.base import ByteTokenizer
-from xlstm_jax.inference.engine import MAX_STEPS, PIECE, Engine, pieces, rows
+from xlstm_jax.inference.engine import MAX_STEPS, Engine
 from xlstm_jax.inference.generate import Generator, generate_text
 from xlstm_jax.inference.run import Run
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.kernels.closeness import relative_error, tolerance
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+from xlstm_jax.scoring.chunks import LONGEST_CHUNK, power_of_two
 
 EOD = ByteTokenizer.eod_id
 LENGTH = 500
@@ -96,17 +97,9 @@ def test_blocks_of_any_size_make_the_same_tokens(run: Run) -> None:
 def test_nothing_is_compiled_for_other_settings_lengths_or_seeds(run: Run) -> None:
     run.generate("abc", max_tokens=5)
     compiled = run.generator.engine.compiled
-    for length in range(PIECE // 64):
+    for length in range(LONGEST_CHUNK // 64):
         run.generate("x" * length, max_tokens=3 + length, temperature=0.1 * length, top_k=length + 1, seed=length)
     assert run.generator.engine.compiled == compiled
-
-
-def test_long_prompts_are_read_in_pieces_of_few_sizes() -> None:
-    assert {size for length in range(1, 2000) for size in pieces(length)} == {16, 32, 64, 128, 256}
-    for length in (1, 16, 17, 255, 256, 257, 600):
-        assert 0 <= sum(pieces(length)) - length < PIECE
-    assert pieces(600) == [256, 256, 128]
-    assert [rows(count) for count in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
 
 
 class Script:
@@ -117,7 +110,7 @@ class Script:
 
     def prefill(self, params: object, prompts: list) -> object:
         self.at = 0
-        return type("Carry", (), {"logits": np.zeros((rows(len(prompts)), 1))})
+        return type("Carry", (), {"logits": np.zeros((power_of_two(len(prompts)), 1))})
 
     def advance(self, params: object, carry: object, draw: object, done: np.ndarray, steps: int) -> tuple:
         made = np.full((steps, len(done)), EOD)
@@ -203,7 +196,7 @@ def test_streams_and_settings_that_do_not_fit_are_refused(run: Run) -> None:
 def test_a_score_is_the_loss_of_the_text_as_a_document(run: Run) -> None:
     text = "def f():\n    return 'ü'\n" * 15
     data = text.encode()
-    assert PIECE < len(data) < LENGTH
+    assert LONGEST_CHUNK < len(data) < LENGTH
     targets = np.concatenate([tokens_of(data), [EOD]])
     logits = whole(run.model, run.params, tokens_of(data))[0, : len(targets)].astype(np.float64)
     nats = (np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(targets)), targets]).sum()

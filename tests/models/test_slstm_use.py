@@ -12,7 +12,7 @@ from test_slstm_models import mixed_config, slstm_block
 from xlstm_jax.inference.engine import Engine
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.presets import get_preset
-from xlstm_jax.scoring.heldout import with_exact_resets
+from xlstm_jax.scoring.score import with_exact_resets
 
 END = 0
 
@@ -21,9 +21,8 @@ END = 0
 def test_scoring_by_document_resets_slstm_blocks_too(pure):
     config = model_config(slstm_block=slstm_block(), slstm_at=[1])
     config = dataclasses.replace(config, mlstm_block=None) if pure else config
-    model, _ = build(config)
     assert not config.block_config(1).layer_config().cell_config().reset_at_document_boundaries
-    scored = with_exact_resets(model).config
+    scored = with_exact_resets(config)
     assert scored.block_config(1).layer_config().cell_config().reset_at_document_boundaries
 
 

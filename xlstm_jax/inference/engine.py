@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from xlstm_jax.inference.sampling import Draw, choose
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
-from xlstm_jax.scoring.pieces import pieces, power_of_two
+from xlstm_jax.scoring.chunks import chunks, power_of_two
 
 SMALLEST_ROOM = 64
 """Tokens a row that a state has room for at least, where it has to be made as large as the text will be."""
@@ -76,15 +76,13 @@ class Engine:
         for row, prompt in enumerate(prompts):
             tokens[row, 1 : len(prompt) + 1] = prompt
         carry = self._start(batch, None if self.model.fixed_state else room(tokens.shape[1] + new_tokens))
-        begin = 0
-        for size in pieces(tokens.shape[1]):
-            piece = np.full((batch, size), self.eod_id, np.int32)
-            part = tokens[:, begin : begin + size]
-            piece[:, : part.shape[1]] = part
-            column = begin + np.arange(size)
-            mask = column < lengths[:, None]
-            carry = self._read(params, carry, piece, mask & (column == 0), mask)
-            begin += size
+        for start, size in chunks(tokens.shape[1]):
+            chunk = np.full((batch, size), self.eod_id, np.int32)
+            part = tokens[:, start : start + size]
+            chunk[:, : part.shape[1]] = part
+            position = start + np.arange(size)
+            mask = position < lengths[:, None]
+            carry = self._read(params, carry, chunk, mask & (position == 0), mask)
         return carry
 
     def restrict(self, carry: Carry, allowed: Bool[np.ndarray, "rows vocab"]) -> Carry:

@@ -19,7 +19,8 @@ from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder
-from xlstm_jax.scoring.text import TextScore, TextScorer
+from xlstm_jax.scoring.score import Score, Scorer
+from xlstm_jax.scoring.text import score_document
 
 NOT_THE_MODEL = ("data", "optimizer", "training")
 """Parts of a run's config that say nothing about what its model computes."""
@@ -111,16 +112,16 @@ class Run:
         """The continuation of one prompt in pieces, as they are made; arguments as in `generate`."""
         return (piece.text for piece in self.generator.pieces([prompt], _settings(settings, fields)) if piece.text)
 
-    def score(self, text: Prompt) -> TextScore:
+    def score(self, text: Prompt) -> Score:
         """How well the model predicts a text, as a document of its own: nats, perplexity, bits per byte."""
         eod = self.tokenizer.eod_id
         opening = eod if self._opening_id is None else self._opening_id
         document = np.concatenate([[opening], self.tokenizer.encode_array(text), [eod]]).astype(np.int32)
-        return self._scorer(self.params, document, len(as_bytes(text)))
+        return score_document(self._scorer, self.params, document, len(as_bytes(text)))
 
     @functools.cached_property
-    def _scorer(self) -> TextScorer:
-        return TextScorer(self.model)
+    def _scorer(self) -> Scorer:
+        return Scorer(self.model)
 
 
 def load(path: str | Path, step: int | None = None, say: Callable[[str], None] | None = None) -> Run:

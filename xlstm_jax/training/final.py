@@ -35,7 +35,7 @@ def final_comparison(setup: Setup, console: Console) -> Comparison | None:
     held_out = HeldOut(
         setup.scorer,
         setup.store.split("validation"),
-        lanes=setup.experiment.training.batch_size,
+        batch_size=setup.experiment.training.batch_size,
         seq_len=setup.experiment.seq_len,
     )
     if not held_out.num_documents:

@@ -81,7 +81,7 @@ class _Loop:
         self.held_out = HeldOut(
             setup.scorer,
             setup.store.split("validation"),
-            lanes=self.training.batch_size,
+            batch_size=self.training.batch_size,
             seq_len=self.seq_len,
             max_tokens=self.training.eval_tokens,
         )

@@ -23,7 +23,7 @@ from xlstm_jax.runs.difference import refuse_differences
 from xlstm_jax.runs.errors import DamagedCheckpointError, DamagedRunError, NoCheckpointError, RunExistsError
 from xlstm_jax.runs.folder import RunFolder, with_config
 from xlstm_jax.runs.space import bytes_in_words
-from xlstm_jax.scoring.heldout import Scorer
+from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
 from xlstm_jax.training.optimizer import make_optimizer

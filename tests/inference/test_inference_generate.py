@@ -44,7 +44,7 @@ def test_prefill_of_ragged_prompts_and_steps_equal_one_pass(layer_type: str, sca
     carry = engine.prefill(params, prompts)
     read = np.asarray(carry.logits)
     draw = draws(Sampling(temperature=0), range(4))
-    carry, made = engine.advance(params, carry, draw, np.zeros(4, bool), 12)
+    carry, made = engine.decode(params, carry, draw, np.zeros(4, bool), 12)
     truth = whole(model, params, *(np.concatenate([prompts[row], made[:, row]]) for row in range(4)))
     for row, prompt in enumerate(prompts):
         after = truth[row, len(prompt) : len(prompt) + 13]
@@ -84,14 +84,14 @@ def test_blocks_of_any_size_make_the_same_tokens(run: Run) -> None:
         carry = engine.prefill(run.params, [tokens_of(b"a"), tokens_of(b"bcd")])
         parts = []
         for size in sizes:
-            carry, tokens = engine.advance(run.params, carry, draw, done, size)
+            carry, tokens = engine.decode(run.params, carry, draw, done, size)
             parts.append(tokens)
         made.append(np.concatenate(parts))
     for other in made[1:]:
         np.testing.assert_array_equal(other, made[0])
     for steps in (0, MAX_STEPS + 1):
         with pytest.raises(ValueError, match="steps is"):
-            engine.advance(run.params, carry, draw, done, steps)
+            engine.decode(run.params, carry, draw, done, steps)
 
 
 def test_nothing_is_compiled_for_other_settings_lengths_or_seeds(run: Run) -> None:
@@ -108,11 +108,11 @@ class Script:
     def __init__(self, scripts: list[bytes | list[int]]) -> None:
         self.scripts = [list(script) for script in scripts]
 
-    def prefill(self, params: object, prompts: list) -> object:
+    def prefill(self, params: object, prompts: list, new_tokens: int) -> object:
         self.at = 0
         return type("Carry", (), {"logits": np.zeros((power_of_two(len(prompts)), 1))})
 
-    def advance(self, params: object, carry: object, draw: object, done: np.ndarray, steps: int) -> tuple:
+    def decode(self, params: object, carry: object, draw: object, done: np.ndarray, steps: int) -> tuple:
         made = np.full((steps, len(done)), EOD)
         for row, script in enumerate(self.scripts):
             part = script[self.at : self.at + steps]
@@ -132,11 +132,11 @@ def test_rows_end_at_eod_at_a_stop_string_or_after_max_tokens(run: Run) -> None:
     generator = scripted(run, [b"ab" + euro, b"abcSTOPdef", b"abcdefghijkl", [*b"STO", EOD, *b"P"], b"1234567" + euro])
     last = {}
     texts = [""] * 5
-    for piece in generator.pieces([""] * 5, Sampling(max_tokens=9, stop="STOP")):
-        texts[piece.row] += piece.text
-        assert piece.row not in last
-        if piece.finish:
-            last[piece.row] = piece.finish, piece.tokens
+    for delta in generator.stream([""] * 5, Sampling(max_tokens=9, stop="STOP")):
+        texts[delta.row] += delta.text
+        assert delta.row not in last
+        if delta.finish:
+            last[delta.row] = delta.finish, delta.tokens
     assert texts == ["ab€", "abc", "abcdefghi", "STO", "1234567"]
     assert last == {0: ("end", 5), 1: ("stop", 7), 2: ("length", 9), 3: ("end", 3), 4: ("length", 9)}
 
@@ -189,6 +189,9 @@ def test_streams_and_settings_that_do_not_fit_are_refused(run: Run) -> None:
     for prompt in (3, None, [3], ["a", None]):
         with pytest.raises(ConfigError, match=r"prompt is (3|None), but must be a text"):
             run.generate(prompt)  # type: ignore[call-overload]
+    for text_only in (run.stream, run.score):
+        with pytest.raises(ConfigError, match="prompt is 3, but must be a text"):
+            text_only(3)  # type: ignore[operator]
     with pytest.raises(TypeError, match="warmth"):
         run.generate("a", warmth=3)
 

@@ -109,7 +109,7 @@ def test_greedy_tokens_are_those_of_the_whole_prefix_computed_anew(model: LlamaL
     prompts = [np.frombuffer(prompt, np.uint8).astype(np.int32) for prompt in PROMPTS]
     engine = Engine(model, EOD, 257)
     carry = engine.prefill(params, prompts, new_tokens=10)
-    made = engine.advance(params, carry, draws(Sampling(temperature=0), range(4)), np.zeros(4, bool), 10)[1]
+    made = engine.decode(params, carry, draws(Sampling(temperature=0), range(4)), np.zeros(4, bool), 10)[1]
     texts = [np.concatenate([[EOD], prompt, made[:, row]]) for row, prompt in enumerate(prompts)]
     tokens = np.full((4, max(map(len, texts))), EOD, np.int32)
     for row, text in enumerate(texts):
@@ -124,10 +124,10 @@ def test_generation_makes_room_for_prompt_and_tokens_and_never_runs_out_of_it(mo
     draw, done = draws(Sampling(temperature=0), [0]), np.zeros(1, bool)
     carry = engine.prefill(params, [np.arange(SMALLEST_ROOM - 11, dtype=np.int32)], new_tokens=10)
     assert carry.state[0].capacity == SMALLEST_ROOM
-    carry, _ = engine.advance(params, carry, draw, done, 10)
+    carry, _ = engine.decode(params, carry, draw, done, 10)
     assert np.isfinite(carry.logits).all()
     with pytest.raises(ValueError, match="steps is 1, but the state has room for 0"):
-        engine.advance(params, carry, draw, done, 1)
+        engine.decode(params, carry, draw, done, 1)
     carry = engine.prefill(params, [np.arange(SMALLEST_ROOM - 11, dtype=np.int32)], new_tokens=11)
     assert carry.state[0].capacity == 2 * SMALLEST_ROOM
 

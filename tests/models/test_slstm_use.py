@@ -34,7 +34,7 @@ def test_a_prompt_is_continued_alike_alone_and_in_a_batch():
     def continued(rows):
         carry = engine.prefill(params, [prompts[r] for r in rows])
         draw = draws(Sampling(temperature=1.0, seed=2), rows)
-        return np.asarray(engine.advance(params, carry, draw, np.zeros(len(rows), bool), 8)[1])
+        return np.asarray(engine.decode(params, carry, draw, np.zeros(len(rows), bool), 8)[1])
 
     together = continued(range(4))
     assert len(np.unique(together)) > 4

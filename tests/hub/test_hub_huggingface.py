@@ -21,9 +21,9 @@ from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.folders import Kept, open_source, write_huggingface
 from xlstm_jax.hub.formats import ReadOptions, to_huggingface
 from xlstm_jax.hub.safetensors_files import open_tensors
-from xlstm_jax.hub.tensor_map import unrolled_shapes
 from xlstm_jax.kernels.closeness import relative_error
 from xlstm_jax.models.language_model import build_model
+from xlstm_jax.models.layouts import block_shapes
 from xlstm_jax.models.llama.config import LlamaConfig
 
 CLOSE = 1e-5
@@ -78,9 +78,9 @@ def test_scanned_blocks_are_written_like_unrolled_ones(tmp_path):
     for name in ("hf_xlstm_single", "hf_llama_gqa"):
         weights = read(GOLDEN / name)
         scanned = dataclasses.replace(weights.config, scan_blocks=True)
-        from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
+        from xlstm_jax.models.layouts import spans, to_runs
 
-        write_huggingface(tmp_path / name, scanned, stack_blocks(weights.params), None)
+        write_huggingface(tmp_path / name, scanned, to_runs(weights.params, spans(scanned)), None)
         assert bits(tmp_path / name) == bits(GOLDEN / name)
 
 
@@ -192,7 +192,7 @@ def test_the_feed_forward_layer_has_the_formats_width_both_ways(dim, factor, mul
     data = document(hidden_size=dim, embedding_dim=dim, ffn_proj_factor=factor, ffn_round_up_to_multiple_of=multiple)
     config = huggingface_xlstm.config_from_huggingface(data)
     width = int((dim * factor + multiple - 1) // multiple * multiple)
-    assert unrolled_shapes(config)["xlstm_block_stack.blocks_0.ffn.proj_up.kernel"] == (dim, width)
+    assert block_shapes(config)["xlstm_block_stack.blocks_0.ffn.proj_up.kernel"] == (dim, width)
     back = huggingface_xlstm.huggingface_from_config(config)
     assert huggingface_xlstm.ffn_width(dim, back["ffn_proj_factor"], back["ffn_round_up_to_multiple_of"]) == width
 

@@ -11,7 +11,8 @@ import pytest
 from xlstm_jax.config import ConfigError
 from xlstm_jax.hub import WeightsError, config_from_xlstm_jax, params_from_xlstm_jax
 from xlstm_jax.kernels.closeness import relative_error, tolerance
-from xlstm_jax.models.llama import LlamaConfig, LlamaLMModel
+from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 
 DIM, HEAD, HEADS, BLOCKS, VOCAB, WIDTH = 24, 4, 6, 2, 19, 32
 

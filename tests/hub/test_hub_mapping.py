@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from small_models import model_config, random_like
 
 from xlstm_jax.hub import WeightsError, params_from_xlstm_jax
-from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
+from xlstm_jax.models.layouts import to_runs
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 
 # Our name -> (the peer's name, axis that tensor parallelism splits or None, behind a wrapper also without a split).
@@ -120,7 +120,7 @@ def test_every_option_in_either_layout_comes_back(layer_type, option):
         flat = peer_tree(params, layer_type, scanned)
         for scan_blocks in (False, True):
             loaded = params_from_xlstm_jax(flat, dataclasses.replace(config, scan_blocks=scan_blocks))
-            expected = stack_blocks(params) if scan_blocks else params
+            expected = to_runs(params, [range(config.num_blocks)]) if scan_blocks else params
             assert jax.tree.structure(loaded) == jax.tree.structure(expected)
             jax.tree.map(np.testing.assert_array_equal, loaded, expected)
 

@@ -19,11 +19,12 @@ from xlstm_jax.data.store.store import Split
 from xlstm_jax.data.tokenizers.base import ByteTokenizer
 from xlstm_jax.inference.engine import SMALLEST_ROOM, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
-from xlstm_jax.models.language_model import build_model
-from xlstm_jax.models.llama import LlamaConfig, LlamaLMModel
+from xlstm_jax.models.language_model import build_model, with_exact_resets
+from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 from xlstm_jax.presets import get_preset
 from xlstm_jax.scoring.heldout import HeldOut
-from xlstm_jax.scoring.score import Scorer, with_exact_resets
+from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.scoring.text import score_document
 from xlstm_jax.training.config import Experiment
 

@@ -14,9 +14,9 @@ import pytest
 from xlstm_jax.config import ConfigError
 from xlstm_jax.kernels.closeness import relative_error, tolerance
 from xlstm_jax.models.language_model import build_model
+from xlstm_jax.models.layouts import spans, to_runs
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
-from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
 
 VOCAB = 29
 TOLERANCE = tolerance("float32")
@@ -44,6 +44,12 @@ def built(**fields):
 def compiled(model_fields, **static):
     model = LlamaLMModel(config_of(**dict(model_fields)))
     return jax.jit(functools.partial(model.apply, **static))
+
+
+def scanned(model, params):
+    """The same model with a scan over its blocks."""
+    config = dataclasses.replace(model.config, scan_blocks=True)
+    return LlamaLMModel(config), to_runs(params, spans(config))
 
 
 def call(model, params, tokens, *, return_state=False, **keywords):
@@ -132,7 +138,7 @@ def test_logits_are_those_of_an_independent_implementation(case):
     tokens = tokens_of(1, 11)
     wanted = reference(params, tokens[0], model.config)
     if "scan_blocks" in CASES[case]:
-        model, params = LlamaLMModel(dataclasses.replace(model.config, scan_blocks=True)), stack_blocks(params)
+        model, params = scanned(model, params)
     assert call(model, params, tokens).dtype == jnp.float32
     close(call(model, params, tokens)[0], wanted)
 
@@ -214,7 +220,7 @@ def test_prefill_in_pieces_and_steps_give_the_logits_of_the_whole(kind, scan_blo
     texts, tokens, keywords, places = arranged(kind)
     wanted = [reference(params, text, model.config) for text in texts]
     if scan_blocks:
-        model, params = LlamaLMModel(dataclasses.replace(model.config, scan_blocks=True)), stack_blocks(params)
+        model, params = scanned(model, params)
     for cuts in ([0, 4, tokens.shape[1]], list(range(tokens.shape[1] + 1))):
         state, parts = model.init_state(len(tokens), max(LENGTHS)), []
         for start, end in itertools.pairwise(cuts):
@@ -240,14 +246,14 @@ def test_decoding_goes_on_from_rows_of_different_lengths():
 
 def test_scanned_blocks_have_the_same_gradient():
     model, params = built()
-    scanned = LlamaLMModel(dataclasses.replace(model.config, scan_blocks=True))
+    other, stacked = scanned(model, params)
     tokens = tokens_of(2, 6)
 
     def loss(model):
         return lambda params: jnp.sum(jnp.tanh(call(model, params, tokens)) ** 2)
 
-    wanted = stack_blocks(jax.jit(jax.grad(loss(model)))(params))
-    jax.tree.map(close, jax.jit(jax.grad(loss(scanned)))(stack_blocks(params)), wanted)
+    wanted = to_runs(jax.jit(jax.grad(loss(model)))(params), spans(other.config))
+    jax.tree.map(close, jax.jit(jax.grad(loss(other)))(stacked), wanted)
 
 
 @pytest.mark.parametrize("part", ["TransformerBlock", "AttnBlock", "FFNBlock"])

@@ -12,6 +12,7 @@ from flax import linen as nn
 from small_models import LAYER_TYPES, ROUNDING, assert_close, model_config
 
 from xlstm_jax.models.shared import create_common_init_fn, product, small_init, soft_cap_logits, uniform_init, wang_init
+from xlstm_jax.models.shared.context import Context
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlock, mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCell, mLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
@@ -19,8 +20,8 @@ from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer_v1 import mLSTMLayerV1
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import (
     ACTIVATIONS,
+    FeedForward,
     FeedForwardConfig,
-    create_feedforward,
     get_act_fn,
 )
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import (
@@ -101,14 +102,14 @@ def test_convolution_equals_laxs(channel_mixing, taps, seq):
         dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=1 if channel_mixing else 6,
     )
-    y = CausalConv1d(config).apply({"params": params}, x)
+    y, _ = CausalConv1d(config).apply({"params": params}, x)
     assert_close(y, expected + params["bias"], ROUNDING)
 
 
 def test_a_convolution_without_taps_is_the_identity():
     conv, x = CausalConv1d(CausalConv1dConfig(kernel_size=0, dtype="float32")), normal(1, 3, 4)
     assert conv.init(jax.random.key(0), x) == {}
-    y, window = conv.apply({}, x, return_state=True)
+    y, window = conv.apply({}, x, None, Context(keep_state=True))
     np.testing.assert_array_equal(y, x)
     assert window.shape == (1, 0, 4)
 
@@ -191,7 +192,7 @@ def test_activations(name):
 
 
 def test_a_gated_feedforward_by_hand():
-    layer = create_feedforward(FeedForwardConfig(embedding_dim=8, act_fn="swish", dtype="float32"))
+    layer = FeedForward(FeedForwardConfig(embedding_dim=8, act_fn="swish", dtype="float32"))
     x = normal(2, 3, 8)
     params = layer.init(jax.random.key(0), x)["params"]
     up, gate, down = (params[name]["kernel"] for name in ("proj_up", "proj_up_gate", "proj_down"))
@@ -310,9 +311,10 @@ def test_modules_run_by_themselves_with_state(part):
     }[part]()
     x = normal(2, 7, 16)
     params = module.init(jax.random.key(0), x)
-    y = module.apply(params, x)
-    first, state = module.apply(params, x[:, :4], return_state=True, state=module.init_state(2))
-    second, _ = module.apply(params, x[:, 4:], return_state=True, state=state)
+    y, none = module.apply(params, x)
+    assert none is None
+    first, state = module.apply(params, x[:, :4], module.init_state(2), Context(keep_state=True))
+    second, _ = module.apply(params, x[:, 4:], state)
     assert_close(jnp.concatenate([first, second], axis=1), y)
     assert y.shape == x.shape
 
@@ -322,9 +324,10 @@ def test_the_cell_runs_by_itself_on_other_gate_inputs():
     q, k, v, x = normal(2, 5, 8), normal(2, 5, 8, seed=1), normal(2, 5, 12, seed=2), normal(2, 5, 3, seed=3)
     params = cell.init(jax.random.key(0), q, k, v)
     assert params["params"]["igate"]["kernel"].shape == (28, 2)
-    assert cell.apply(params, q, k, v).shape == v.shape
-    joint = cell.apply(params, q, k, v, jnp.concatenate([q, k, v], axis=-1))
-    assert_close(cell.apply(params, q, k, v), joint, ROUNDING)
+    y, _ = cell.apply(params, q, k, v)
+    joint, _ = cell.apply(params, q, k, v, jnp.concatenate([q, k, v], axis=-1))
+    assert y.shape == v.shape
+    assert_close(y, joint, ROUNDING)
     assert cell.init(jax.random.key(0), q, k, v, x)["params"]["igate"]["kernel"].shape == (3, 2)
     with pytest.raises(ValueError, match="num_heads is 2, but must divide the 7 features of k"):
         cell.init(jax.random.key(0), q, k[..., :7], v)

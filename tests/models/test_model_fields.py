@@ -22,7 +22,7 @@ from small_models import (
 )
 
 from xlstm_jax.models.configs import ParallelConfig
-from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks, unstack_blocks
+from xlstm_jax.models.layouts import spans, to_blocks, to_runs
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 
 SEQ = 7
@@ -224,10 +224,10 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(layer_type):
     config = model_config(layer_type)
     model, params = build(config)
     scanned = xLSTMLMModel(dataclasses.replace(config, scan_blocks=True))
-    stacked = stack_blocks(params)
+    stacked = to_runs(params, spans(scanned.config))
     fresh = jax.eval_shape(scanned.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, fresh)
-    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked), params)
+    jax.tree.map(np.testing.assert_array_equal, to_blocks(stacked), params)
 
     def loss(model):
         return jax.jit(jax.value_and_grad(lambda p: jnp.mean(model.apply({"params": p}, tokens_of(2, SEQ)) ** 2)))
@@ -235,19 +235,19 @@ def test_scanned_blocks_compute_what_unrolled_ones_do(layer_type):
     value, gradient = loss(model)(params)
     scanned_value, scanned_gradient = loss(scanned)(stacked)
     assert_close(scanned_value, value, 1e-6)
-    assert_trees_close(unstack_blocks(scanned_gradient), gradient, 1e-4)
+    assert_trees_close(to_blocks(scanned_gradient), gradient, 1e-4)
 
 
 def test_scanned_blocks_are_initialised_each_by_itself_and_drop_out_each_by_itself():
     model = xLSTMLMModel(model_config(scan_blocks=True, dropout=0.5))
     params = model.init(jax.random.key(0), tokens_of(1, 2))["params"]
-    kernel = params["xlstm_block_stack"]["blocks"]["xlstm"]["q"]["kernel"]
+    kernel = params["xlstm_block_stack"]["blocks_0_1"]["xlstm"]["q"]["kernel"]
     assert np.abs(kernel[0] - kernel[1]).max() > 1e-2
 
 
 def test_a_gap_in_the_blocks_is_named():
-    with pytest.raises(ValueError, match=r"blocks \[0, 2\]"):
-        stack_blocks({"blocks_0": {"x": jnp.ones(1)}, "blocks_2": {"x": jnp.ones(1)}})
+    with pytest.raises(ValueError, match=r"hold the blocks \[0, 2\], but \[0, 1, 2\] are needed"):
+        to_runs({"blocks_0": {"x": jnp.ones(1)}, "blocks_2": {"x": jnp.ones(1)}}, [range(3)])
 
 
 REMAT = ["Embed", "BlockStack", "LMHead", "mLSTMBlock", "xLSTMResBlock", "FFNResBlock", "mLSTMInnerLayer", "mLSTMCell"]
@@ -319,7 +319,7 @@ def test_headwise_gates_equal_dense_gates_with_a_block_diagonal_kernel():
     params = cell.init(jax.random.key(0), q, k, v)["params"]
     kernels = {gate: jax.random.normal(jax.random.key(i), (2, 1, 8)) for i, gate in enumerate(("igate", "fgate"))}
     headwise = {gate: params[gate] | {"kernel": kernel} for gate, kernel in kernels.items()}
-    y = cell.apply({"params": params | headwise}, q, k, v)
+    y, _ = cell.apply({"params": params | headwise}, q, k, v)
     per_head = [
         jnp.concatenate([x[..., h * n : (h + 1) * n] for x, n in ((q, 2), (k, 2), (v, 4))], -1) for h in range(2)
     ]
@@ -333,4 +333,4 @@ def test_headwise_gates_equal_dense_gates_with_a_block_diagonal_kernel():
         inputs = jnp.concatenate([q, k, v], -1) @ rows
         assert_close(inputs, jnp.stack([x @ kernel[h, 0] for h, x in enumerate(per_head)], -1))
     other = mLSTMCell(dataclasses.replace(config, gate_linear_headwise=False))
-    assert_close(y, other.apply({"params": params | dense}, q, k, v))
+    assert_close(y, other.apply({"params": params | dense}, q, k, v)[0])

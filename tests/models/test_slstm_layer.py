@@ -11,6 +11,7 @@ import pytest
 from small_models import ROUNDING, assert_close, random_like
 
 from xlstm_jax.config import ConfigError
+from xlstm_jax.models.shared.context import Context
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlock, sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
@@ -70,7 +71,7 @@ def test_layer_is_what_the_paper_describes(taps, weight):
     params, x = with_parameters(layer)
     assert ("conv" in params) == bool(taps)
     assert ("group_norm" in params) == weight
-    assert_close(layer.apply({"params": params}, x), written_out(params, x, taps), 2e-5)
+    assert_close(layer.apply({"params": params}, x)[0], written_out(params, x, taps), 2e-5)
 
 
 def test_block_adds_the_layer_and_the_feedforward_to_their_input():
@@ -87,7 +88,7 @@ def test_block_adds_the_layer_and_the_feedforward_to_their_input():
     inner = norm(after, np.asarray(params["ffn_norm"]["scale"]))
     gate = np.asarray(jax.nn.gelu(inner @ ffn["proj_up_gate"]["kernel"]))
     want = after + (gate * (inner @ ffn["proj_up"]["kernel"])) @ ffn["proj_down"]["kernel"]
-    assert_close(block.apply({"params": params}, x), want, 2e-5)
+    assert_close(block.apply({"params": params}, x)[0], want, 2e-5)
 
 
 def cell_parameters(dim=DIM, heads=HEADS, key=0, **fields):
@@ -122,27 +123,27 @@ def test_dtypes():
     layer = sLSTMLayer(config)
     params, x = with_parameters(layer)
     assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    y, state = layer.apply({"params": params}, x.astype("bfloat16"), return_state=True)
+    y, state = layer.apply({"params": params}, x.astype("bfloat16"), None, Context(keep_state=True))
     assert y.dtype == jnp.bfloat16
     assert {a.dtype for a in state.memory} == {jnp.dtype("float32")}
     assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == jax.tree.map(
         lambda a: (a.shape, a.dtype), layer.init_state(2)
     )
     # Each choice reaches the arithmetic.
-    base = np.asarray(sLSTMLayer(layer_config()).apply({"params": params}, x))
+    base = np.asarray(sLSTMLayer(layer_config()).apply({"params": params}, x)[0])
     for other in (
         layer_config({"dtype_r": "bfloat16"}),
         layer_config({"dtype_b": "bfloat16"}),
         layer_config(dtype_w="bfloat16"),
     ):
-        y = np.asarray(sLSTMLayer(other).apply({"params": params}, x))
+        y = np.asarray(sLSTMLayer(other).apply({"params": params}, x)[0])
         assert 0 < np.linalg.norm(y - base) < 0.05 * np.linalg.norm(base)
 
 
 def test_a_wider_state_is_kept(x64):
     layer = sLSTMLayer(layer_config({"dtype_s": "float64"}))
     params, x = with_parameters(layer)
-    y, state = layer.apply({"params": params}, x.astype("float32"), return_state=True)
+    y, state = layer.apply({"params": params}, x.astype("float32"), None, Context(keep_state=True))
     assert y.dtype == jnp.float32
     assert {a.dtype for a in state.memory} == {jnp.dtype("float64")}
 
@@ -157,21 +158,21 @@ def test_options_of_the_recurrence_reach_the_kernel(cell):
     params, x = with_parameters(plain)
 
     def gradient(layer):
-        return jax.grad(lambda x: jnp.sum(jnp.sin(layer.apply({"params": params}, x))))(x)
+        return jax.grad(lambda x: jnp.sum(jnp.sin(layer.apply({"params": params}, x)[0])))(x)
 
     assert np.linalg.norm(gradient(plain) - gradient(other)) > 1e-2 * np.linalg.norm(gradient(plain))
     assert_close(gradient(other), gradient(slow))
-    same_output = np.allclose(plain.apply({"params": params}, x), other.apply({"params": params}, x))
+    same_output = np.allclose(plain.apply({"params": params}, x)[0], other.apply({"params": params}, x)[0])
     assert same_output == ("forward_clipval" not in cell)
 
 
 def test_dropout_acts_in_training_only():
     layer = sLSTMLayer(layer_config(dropout=0.5))
     params, x = with_parameters(layer)
-    still = layer.apply({"params": params}, x)
-    moved = layer.apply({"params": params}, x, train=True, rngs={"dropout": jax.random.key(1)})
+    still = layer.apply({"params": params}, x)[0]
+    moved = layer.apply({"params": params}, x, None, Context(train=True), rngs={"dropout": jax.random.key(1)})[0]
     assert float(jnp.abs(still - moved).max()) > 0.01
-    np.testing.assert_array_equal(still, sLSTMLayer(layer_config()).apply({"params": params}, x))
+    np.testing.assert_array_equal(still, sLSTMLayer(layer_config()).apply({"params": params}, x)[0])
 
 
 def test_configs_survive_json_and_are_not_changed():

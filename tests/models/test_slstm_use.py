@@ -11,8 +11,8 @@ from test_slstm_models import mixed_config, slstm_block
 
 from xlstm_jax.inference.engine import Engine
 from xlstm_jax.inference.sampling import Sampling, draws
+from xlstm_jax.models.language_model import with_exact_resets
 from xlstm_jax.presets import get_preset
-from xlstm_jax.scoring.score import with_exact_resets
 
 END = 0
 

@@ -11,12 +11,13 @@ import pytest
 
 from xlstm_jax.data.store.store import Split
 from xlstm_jax.data.tokenizers.base import ByteTokenizer
+from xlstm_jax.models.language_model import with_exact_resets
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
 from xlstm_jax.scoring.chunks import LONGEST_CHUNK, chunks, power_of_two
 from xlstm_jax.scoring.heldout import HeldOut, first_documents
-from xlstm_jax.scoring.score import Score, Scorer, with_exact_resets
+from xlstm_jax.scoring.score import Score, Scorer
 from xlstm_jax.scoring.text import score_document
 
 DOCUMENTS = [

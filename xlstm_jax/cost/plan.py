@@ -6,9 +6,8 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,7 @@ import jax.numpy as jnp
 from xlstm_jax.cost.memory import DeviceMemory, device_memory
 from xlstm_jax.data.store.store import INDEX_FILE, open_store
 from xlstm_jax.data.tokenizers.base import load_tokenizer
-from xlstm_jax.models.language_model import LanguageModelConfig
-from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import SLSTM
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
+from xlstm_jax.models.parameters import Leaf, describe
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.objective import Rows
 from xlstm_jax.training.setup import build, fresh_state
@@ -128,8 +125,8 @@ def plan(experiment: Experiment, compile: Compile = "blocks") -> Plan:
         experiment: what to train. A vocabulary that it leaves to the tokenizer is taken from its store if that is
             there, else from what `data` asks for.
         compile: what to compile for the memory of a training step, from shapes alone. "blocks": the step with a scan
-            over the blocks, for a mix once for each kind of block, which takes a few seconds whatever the depth; on
-            stacks of eight blocks it came within a tenth of what the unrolled step needs. "exact": the very step that
+            over each run of equal blocks, which takes a few seconds whatever the depth; on stacks of eight blocks it
+            came within a tenth of what the unrolled step needs. "exact": the very step that
             would be trained, which for many blocks without `scan_blocks` takes minutes, and on a processor finds far
             too much where activations are recomputed: its compiler undoes that outside of a scan. "no": nothing.
 
@@ -138,11 +135,11 @@ def plan(experiment: Experiment, compile: Compile = "blocks") -> Plan:
     """
     experiment = with_known_vocabulary(experiment)
     model, _ = build(experiment)
-    params = model.param_count
-    parts = _sum_over_kinds(experiment, _params_by_part)
-    assert sum(parts.values()) == params
-    opt_bytes = _sum_over_kinds(experiment, _optimizer_bytes)["optimizer"]
-    weights = params * jnp.dtype(jnp.float32).itemsize
+    # The same parameters, but neighbouring blocks of one kind are traced and compiled once, whatever the depth.
+    scanned = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, scan_blocks=True))
+    shapes = _state_shapes(scanned)
+    weights, opt_bytes = _bytes(shapes.params), _bytes(shapes.opt_state)
+    parts = _params_by_part(scanned, shapes.params)
     settings, seq_len = experiment.training, experiment.seq_len
     training = TrainingMemory(
         batch_size=settings.batch_size,
@@ -154,19 +151,16 @@ def plan(experiment: Experiment, compile: Compile = "blocks") -> Plan:
     )
     if compile != "no":
         start = time.perf_counter()
-        if compile == "exact" or experiment.model.scan_blocks:
-            temporaries, how = _temporaries(experiment)["temporaries"], "the step"
-        else:
-            temporaries = _sum_over_kinds(experiment, _temporaries)["temporaries"]
-            kinds = len(set(_kinds(experiment.model)))
-            how = "the step with a scan over the blocks" + (", once for each kind" if kinds > 1 else "")
+        exact = compile == "exact" or experiment.model.scan_blocks
+        temporaries = _temporaries(experiment if exact else scanned)
+        how = "the step" if exact else "the step with a scan over the blocks"
         training.compile_seconds = time.perf_counter() - start
         training.temporaries = max(temporaries - training.gradients, 0)
         training.compiled = f"{how}, for {jax.default_backend()}"
     state = model.state_bytes
     totals = {batch: weights + batch * state for batch in SERVING_BATCHES}
     return Plan(
-        params=params,
+        params=sum(parts.values()),
         params_by_part=parts,
         flops_per_token_forward=model.flops_per_token(seq_len),
         flops_per_token_training=model.flops_per_token(seq_len, train=True),
@@ -195,70 +189,24 @@ def with_known_vocabulary(experiment: Experiment) -> Experiment:
     return with_vocabulary(experiment, asked)
 
 
-T = TypeVar("T")
-
-
-def _kinds(config: LanguageModelConfig) -> list[int]:
-    """The kind of each block; a Transformer's are all alike."""
-    return config.block_map if isinstance(config, xLSTMLMModelConfig) else [0] * config.num_blocks
-
-
-def _sum_over_kinds(experiment: Experiment, measure: Callable[[Experiment], dict[str, int]]) -> dict[str, int]:
-    """What `measure` says of a stack, from stacks that scan over blocks of one kind: quick at any depth.
-
-    Exact for what is a sum over blocks. What stands around the blocks is counted once.
-    """
-    config = experiment.model
-    counts = Counter(_kinds(config))
-
-    def of(kind: int, blocks: int) -> Counter[str]:
-        changes: dict[str, Any] = {"num_blocks": blocks, "scan_blocks": True}
-        if isinstance(config, xLSTMLMModelConfig):
-            changes["slstm_at"] = "all" if kind == SLSTM else []
-        return Counter(measure(dataclasses.replace(experiment, model=dataclasses.replace(config, **changes))))
-
-    first, *others = sorted(counts)
-    total = of(first, counts[first])
-    for kind in others:
-        # Two and not one, because a compiler unrolls a loop of one turn.
-        more, two = of(kind, counts[kind] + 2), of(kind, 2)
-        for name in more:
-            total[name] += more[name] - two[name]
-    return dict(total)
-
-
 def _state_shapes(experiment: Experiment) -> TrainState:
     model, optimizer = build(experiment)
     return jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
 
 
-def _params_by_part(experiment: Experiment) -> dict[str, int]:
-    config = experiment.model
-    memory = "attention" if not isinstance(config, xLSTMLMModelConfig) else ("mLSTM", "sLSTM")[config.block_map[0]]
+def _params_by_part(experiment: Experiment, params: Any) -> dict[str, int]:
     parts: Counter[str] = Counter()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(_state_shapes(experiment).params):
-        parts[_part(jax.tree_util.keystr(path, simple=True, separator="/").split("/"), memory)] += math.prod(leaf.shape)
+    leaves = jax.tree.leaves(describe(params, experiment.model.block_kinds), is_leaf=lambda x: isinstance(x, Leaf))
+    for leaf, array in zip(leaves, jax.tree.leaves(params), strict=True):
+        parts[leaf.part] += math.prod(array.shape)
     return dict(parts)
 
 
-def _part(names: list[str], memory: str) -> str:
-    """The part of a model that a parameter belongs to, by its path."""
-    if names[0] == "token_embedding":
-        return "embedding"
-    if names[0] == "lm_head":
-        return "head"
-    layer = names[2] if len(names) > 3 else names[1]
-    if layer in ("xlstm", "attn"):
-        return f"{memory} layers"
-    return "feed-forward layers" if layer == "ffn" else "norms"
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _optimizer_bytes(experiment: Experiment) -> dict[str, int]:
-    leaves = jax.tree.leaves(_state_shapes(experiment).opt_state)
-    return {"optimizer": sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)}
-
-
-def _temporaries(experiment: Experiment) -> dict[str, int]:
+def _temporaries(experiment: Experiment) -> int:
     """Bytes that the compiled training step needs beside its state."""
     model, optimizer = build(experiment)
     training = experiment.training
@@ -276,6 +224,6 @@ def _temporaries(experiment: Experiment) -> dict[str, int]:
     options = QUICK_CPU_COMPILE if jax.default_backend() == "cpu" else None
     memory = step.lower(_state_shapes(experiment), rows).compile(compiler_options=options).memory_analysis()
     if memory is None:
-        return {"temporaries": 0}
+        return 0
     fresh_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return {"temporaries": memory.temp_size_in_bytes + max(fresh_outputs, 0)}
+    return memory.temp_size_in_bytes + max(fresh_outputs, 0)

@@ -7,7 +7,6 @@ devices and puts the number of splits in front of its parameters' axes, even if 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.models.language_model import LanguageModelConfig, build_model
+from xlstm_jax.models.language_model import LanguageModelConfig
+from xlstm_jax.models.layouts import block_shapes, spans, to_runs
 from xlstm_jax.models.llama.config import LlamaConfig
-from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
 
 
 class _Source(NamedTuple):
@@ -164,7 +163,7 @@ def params_from_xlstm_jax(flat: Mapping[str, Any], config: LanguageModelConfig) 
             message names all that are not; nothing is returned.
         ConfigError: for a config that no model can be built from.
     """
-    wanted = _wanted_shapes(config)
+    wanted = block_shapes(config)
     problems: list[str] = []
     stack, pattern = _STACKS[isinstance(config, LlamaConfig)]
     outside, blocks = _sort_names(flat, pattern, config.num_blocks, problems)
@@ -191,25 +190,7 @@ def params_from_xlstm_jax(flat: Mapping[str, Any], config: LanguageModelConfig) 
             f"the weights do not fit the model, nothing was loaded ({len(problems)} problems):\n  "
             + "\n  ".join(problems)
         )
-    if config.scan_blocks:
-        params = stack_blocks(params)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-
-
-def _wanted_shapes(config: LanguageModelConfig) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every parameter of the unrolled model; the blocks are all alike, so one of them is traced."""
-    model = build_model(dataclasses.replace(config, scan_blocks=True))
-    tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = ".".join(key.key for key in path)
-        stack, inside, rest = name.partition(".blocks.")
-        if inside:
-            for i in range(config.num_blocks):
-                shapes[f"{stack}.blocks_{i}.{rest}"] = leaf.shape[1:]
-        else:
-            shapes[name] = leaf.shape
-    return shapes
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), to_runs(params, spans(config)))
 
 
 def _sort_names(

@@ -5,9 +5,7 @@ A tensor of theirs holds one parameter of ours, or several, one after the other 
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +15,8 @@ import numpy as np
 
 from xlstm_jax.hub.errors import refuse
 from xlstm_jax.hub.safetensors_files import NewTensor, StoredTensor
-from xlstm_jax.models.language_model import LanguageModelConfig, build_model
+from xlstm_jax.models.language_model import LanguageModelConfig
+from xlstm_jax.models.layouts import block_shapes, span_of, spans, to_runs
 
 Shape = tuple[int, ...]
 
@@ -62,22 +61,6 @@ def dense(name: str, *paths: str, bias: bool = False) -> Iterator[Entry]:
         yield Entry(f"{name}.bias", tuple(Part(f"{path}.bias") for path in paths))
 
 
-def unrolled_shapes(config: LanguageModelConfig) -> dict[str, Shape]:
-    """Path -> shape of every parameter of the model without `scan_blocks`, whose blocks are all alike; no array is
-    made."""
-    model = build_model(dataclasses.replace(config, scan_blocks=True))
-    tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    shapes: dict[str, Shape] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = ".".join(key.key for key in path)
-        match = re.fullmatch(r"(\w+\.)blocks\.(.+)", name)
-        if match is None:
-            shapes[name] = leaf.shape
-        else:
-            shapes |= {f"{match[1]}blocks_{i}.{match[2]}": leaf.shape[1:] for i in range(config.num_blocks)}
-    return shapes
-
-
 def read_params(
     entries: Iterable[Entry],
     config: LanguageModelConfig,
@@ -97,7 +80,7 @@ def read_params(
     Raises:
         WeightsError: naming every tensor that is missing, surplus, mis-shaped or of a dtype that cannot be used.
     """
-    entries, shapes = list(entries), unrolled_shapes(config)
+    entries, shapes = list(entries), block_shapes(config)
     problems = []
     for entry in entries:
         wanted, tensor = entry.shape(shapes), tensors.get(entry.name)
@@ -146,7 +129,7 @@ def tensors_from_params(
         params: its parameters, of scanned blocks or unrolled ones as the config says.
         dtype: of the tensors; None keeps that of each parameter.
     """
-    shapes = unrolled_shapes(config)
+    shapes = block_shapes(config)
     tensors = {}
     for entry in entries:
         kinds = [np.dtype(_leaf(params, part.path)[0].dtype) for part in entry.parts]
@@ -172,11 +155,7 @@ def _nested(flat: Mapping[str, Any], config: LanguageModelConfig) -> dict[str, A
         for name in parents:
             inner = inner.setdefault(name, {})
         inner[last] = leaf
-    if not config.scan_blocks:
-        return tree
-    from xlstm_jax.models.xlstm_parallel.layouts import stack_blocks
-
-    return stack_blocks(tree)
+    return to_runs(tree, spans(config))
 
 
 def _leaf(params: Mapping[str, Any], path: str) -> tuple[Any, int | None]:
@@ -184,8 +163,9 @@ def _leaf(params: Mapping[str, Any], path: str) -> tuple[Any, int | None]:
     node: Any = params
     block = None
     for name in path.split("."):
-        match = re.fullmatch(r"blocks_(\d+)", name)
-        if match and name not in node:
-            name, block = "blocks", int(match[1])
+        own = span_of(name)
+        if own and name not in node:
+            name = next(key for key in node if own[0] in (span_of(key) or ()))
+            block = own[0] - span_of(name)[0]  # type: ignore[index]
         node = node[name]
     return node, block

@@ -12,18 +12,16 @@ One table says for every tensor of the package which parameters of ours it holds
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.hub.errors import WeightsError, refuse
 from xlstm_jax.hub.xlstm_package_config import Backend, backend_of, config_from_xlstm_package, parse_package_config
-from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import SLSTM
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
+from xlstm_jax.models.layouts import block_shapes
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
 Shape = tuple[int, ...]
 
@@ -237,25 +235,15 @@ def xlstm_package_from_params(
 
 def _rows(config: xLSTMLMModelConfig, layout: Backend) -> Iterator[tuple[_Row, list[Shape]]]:
     """The rows that the model has, with full names, and the shapes of our parameters in them."""
-    kinds = config.block_map
-    shapes = {kind: _shapes(config, kind) for kind in sorted(set(kinds))}
+    shapes = block_shapes(config)
     for row in _AROUND:
-        if row.ours[0] in shapes[kinds[0]]:
-            yield row, [shapes[kinds[0]][path] for path in row.ours]
-    for i, kind in enumerate(kinds):
-        for row in _slstm_rows(layout) if kind == SLSTM else _MLSTM:
-            inside = [f"xlstm_block_stack.blocks_0.{path}" for path in row.ours]
-            if inside[0] in shapes[kind]:
-                ours = tuple(f"xlstm_block_stack.blocks_{i}.{path}" for path in row.ours)
-                name = f"xlstm_block_stack.blocks.{i}.{row.theirs}"
-                yield _Row(name, ours, row.kind), [shapes[kind][path] for path in inside]
-
-
-def _shapes(config: xLSTMLMModelConfig, kind: int) -> dict[str, Shape]:
-    """Path -> shape of every parameter of the model with one block, of that kind; no array is made."""
-    one = dataclasses.replace(config, num_blocks=1, scan_blocks=False, slstm_at="all" if kind == SLSTM else [])
-    tree = jax.eval_shape(xLSTMLMModel(one).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    return {".".join(key.key for key in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        if row.ours[0] in shapes:
+            yield row, [shapes[path] for path in row.ours]
+    for i, kind in enumerate(config.block_kinds):
+        for row in _slstm_rows(layout) if kind == "slstm" else _MLSTM:
+            ours = tuple(f"xlstm_block_stack.blocks_{i}.{path}" for path in row.ours)
+            if ours[0] in shapes:
+                yield _Row(f"xlstm_block_stack.blocks.{i}.{row.theirs}", ours, row.kind), [shapes[p] for p in ours]
 
 
 def _without_prefix(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -309,10 +297,10 @@ def _recurrent_layout(
         return asked
     told: dict[Backend, list[int]] = {"vanilla": [], "cuda": []}
     alike = True
-    for i, kind in enumerate(config.block_map):
+    for i, kind in enumerate(config.block_kinds):
         prefix = f"xlstm_block_stack.blocks.{i}."
         kernel, bias = (tensors.get(prefix + name) for name in (_KERNEL_NAME, _BIAS_NAME))
-        if kind != SLSTM or kernel is None or bias is None:
+        if kind != "slstm" or kernel is None or bias is None:
             continue
         kernel_shape, bias_shape = tuple(np.shape(kernel)), tuple(np.shape(bias))
         heads = config.slstm_block.slstm.num_heads if config.slstm_block is not None else 1

@@ -105,7 +105,7 @@ class Engine:
         if not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"steps is {steps}, but must be from 1 to {MAX_STEPS}")
         if not self.model.fixed_state:
-            held, capacity = self.model.tokens_held(carry.state)  # type: ignore[union-attr]
+            held, capacity = self.model.tokens_held(carry.state)
             if (left := capacity - int(np.max(held))) < steps:
                 raise ValueError(f"steps is {steps}, but the state has room for {left}: give prefill more new_tokens")
         carry, tokens = self._decode(params, carry, draw, done, np.int32(steps))

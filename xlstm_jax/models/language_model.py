@@ -1,13 +1,16 @@
-"""The language models of this package, behind one interface: that of `xLSTMLMModel`."""
+"""The language models of this package, each built from its config."""
 
 from __future__ import annotations
 
+from xlstm_jax.models.causal_lm import CausalLM
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
 
 LanguageModelConfig = xLSTMLMModelConfig | LlamaConfig
-LanguageModel = xLSTMLMModel | LlamaLMModel
+LanguageModel = CausalLM
+
+_MODELS: dict[type, type[CausalLM]] = {LlamaConfig: LlamaLMModel, xLSTMLMModelConfig: xLSTMLMModel}
 
 
 def build_model(config: LanguageModelConfig) -> LanguageModel:
@@ -16,8 +19,13 @@ def build_model(config: LanguageModelConfig) -> LanguageModel:
     Raises:
         TypeError: for something else than the config of a language model.
     """
-    if isinstance(config, LlamaConfig):
-        return LlamaLMModel(config)
-    if isinstance(config, xLSTMLMModelConfig):
-        return xLSTMLMModel(config)
-    raise TypeError(f"config is {type(config).__name__}, but must be xLSTMLMModelConfig or LlamaConfig")
+    for kind, model in _MODELS.items():
+        if isinstance(config, kind):
+            return model(config)
+    names = " or ".join(sorted((kind.__name__ for kind in _MODELS), reverse=True))
+    raise TypeError(f"config is {type(config).__name__}, but must be {names}")
+
+
+def with_exact_resets(config: LanguageModelConfig) -> LanguageModelConfig:
+    """A config of the same parameters whose model starts every document from an empty memory."""
+    return config.with_exact_resets()

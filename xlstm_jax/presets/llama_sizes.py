@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from xlstm_jax.models.configs import ParallelConfig
-from xlstm_jax.models.llama import LlamaConfig
+from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.presets.published import VOCAB_SIZE, published
 from xlstm_jax.training.config import Experiment
 

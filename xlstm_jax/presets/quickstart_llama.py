@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from xlstm_jax.models.llama import LlamaConfig
+from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.presets.quickstart import quickstart
 from xlstm_jax.training.config import Experiment
 

@@ -52,7 +52,7 @@ def _experiment(dim: int, blocks: int, lr: float, slstm_at: Sequence[int] = ()) 
         dtype="bfloat16",
         lm_head_dtype="bfloat16",
         # A mix has no one block to scan over.
-        scan_blocks=not slstm_at,
+        scan_blocks=True,
         parallel=ParallelConfig(remat=["mLSTMBlock", "sLSTMBlock"] if slstm_at else ["mLSTMBlock"]),
     )
     recipe = {"schedule": "cosine", "warmup_steps": 750, "cooldown_steps": 0, "eps": 1e-5}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.kernels.cross_entropy import cross_entropy
-from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
-from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.language_model import LanguageModel, build_model, with_exact_resets
 
 MOST_NATS = 700.0
 """The exponential of more is no float."""
@@ -126,18 +124,3 @@ def _nats(
         return model.apply(variables, chunk, method="head")
 
     return cross_entropy(head, hidden, jnp.asarray(targets), jnp.asarray(loss_mask)).nats, state
-
-
-def with_exact_resets(config: LanguageModelConfig) -> LanguageModelConfig:
-    """The config of a model with parameters of the same shapes that starts every document from an empty memory."""
-    if isinstance(config, LlamaConfig):
-        return dataclasses.replace(config, mask_across_document_boundaries=True)
-    blocks: dict[str, Any] = {}
-    if (mlstm := config.mlstm_block) is not None:
-        cell = dataclasses.replace(mlstm.mlstm.mlstm_cell, reset_at_document_boundaries=True, reset_mode="exact")
-        blocks["mlstm_block"] = dataclasses.replace(mlstm, mlstm=dataclasses.replace(mlstm.mlstm, mlstm_cell=cell))
-    if (slstm := config.slstm_block) is not None:
-        slstm_cell = dataclasses.replace(slstm.slstm.slstm_cell, reset_at_document_boundaries=True)
-        layer = dataclasses.replace(slstm.slstm, slstm_cell=slstm_cell)
-        blocks["slstm_block"] = dataclasses.replace(slstm, slstm=layer)
-    return dataclasses.replace(config, **blocks)

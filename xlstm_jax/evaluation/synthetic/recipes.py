@@ -8,7 +8,7 @@ from xlstm_jax.config import ConfigError, near_miss
 from xlstm_jax.evaluation.synthetic.tasks import Task, get_task
 from xlstm_jax.evaluation.synthetic.training import SyntheticConfig
 from xlstm_jax.models.language_model import LanguageModelConfig
-from xlstm_jax.models.llama import LlamaConfig
+from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import small_init, wang_init
 from xlstm_jax.models.shared.linear import Linear
 from xlstm_jax.models.xlstm_parallel.components.normalization import RMSNorm
@@ -184,14 +185,11 @@ class SelfAttention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch seq dim"],
-        layout: Layout,
         cache: KVCache | None = None,
-        *,
-        return_state: bool = False,
-        train: bool = False,
+        context: Context = PLAIN,
     ) -> tuple[Float[Array, "batch seq dim"], KVCache | None]:
-        """(y, cache); the cache after the call with `return_state`, else None."""
-        cfg = self.config
+        """(y, cache); the context's layout is that of the call."""
+        cfg, layout = self.config, context.layout
         batch, seq, dim = x.shape
 
         def heads_of(name: str, heads: int) -> Array:
@@ -204,7 +202,8 @@ class SelfAttention(nn.Module):
             key = RMSNorm(eps=cfg.norm_eps, dtype=cfg._dtype, name="k_norm")(key)
         query, key = rotate(query, layout.sin, layout.cos), rotate(key, layout.sin, layout.cos)
 
-        after = self._write(cache, key, value, layout) if return_state or (cache is not None and seq == 1) else None
+        keeps = context.keep_state or (cache is not None and seq == 1)
+        after = self._write(cache, key, value, layout) if keeps else None
         if cache is None:
             keys, values = key, value
         elif seq == 1 and after is not None:
@@ -216,7 +215,8 @@ class SelfAttention(nn.Module):
         y = attend(query, keys, values, layout.mask, cfg.qk_scale)
         y = y.reshape(batch, seq, cfg.num_heads * cfg.head_dim)
         y = Linear(dim, wang_init(dim, 2 * cfg.num_blocks), cfg.use_bias, cfg._dtype, name="dense_out")(y)
-        return nn.Dropout(cfg.dropout, deterministic=not train)(y), after if return_state else None
+        y = nn.Dropout(cfg.dropout, deterministic=not context.train)(y)
+        return y, after if context.keep_state else None
 
     def _write(self, cache: KVCache | None, key: Array, value: Array, layout: Layout) -> KVCache:
         assert layout.slot is not None

@@ -1,19 +1,17 @@
-"""A block of the Transformer, and the stack of them."""
+"""A block of the Transformer."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from xlstm_jax.models.llama.attention import KVCache, Layout, SelfAttention, init_cache
+from xlstm_jax.models.llama.attention import KVCache, SelfAttention, init_cache
 from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import small_init, wang_init
 from xlstm_jax.models.shared.linear import Linear
-from xlstm_jax.models.shared.remat import call_part
+from xlstm_jax.models.shared.remat import remat
 from xlstm_jax.models.xlstm_parallel.components.normalization import RMSNorm
 
 
@@ -44,90 +42,22 @@ class TransformerBlock(nn.Module):
         self.attn_norm, self.ffn_norm = (RMSNorm(eps=cfg.norm_eps, dtype=cfg._dtype) for _ in range(2))
         self.attn, self.ffn = SelfAttention(cfg), SwiGLU(cfg)
 
+    @nn.nowrap
+    def init_state(self, batch_size: int, capacity: int | None = None) -> KVCache:
+        """An empty cache with room for `capacity` tokens, `config.context_length` if None."""
+        return init_cache(self.config, batch_size, self.config.context_length if capacity is None else capacity)
+
     def __call__(
-        self,
-        x: Float[Array, "batch seq dim"],
-        layout: Layout,
-        cache: KVCache | None = None,
-        *,
-        return_state: bool = False,
-        train: bool = False,
+        self, x: Float[Array, "batch seq dim"], state: KVCache | None = None, context: Context = PLAIN
     ) -> tuple[Float[Array, "batch seq dim"], KVCache | None]:
-        """(y, cache); see `SelfAttention`."""
+        """(y, cache)"""
         parallel = self.config.parallel
+        x, state = remat("AttnBlock", parallel, TransformerBlock._mix)(self, x, state, context)
+        return remat("FFNBlock", parallel, TransformerBlock._feed)(self, x, context), state
 
-        def attention(block: TransformerBlock, x: Array, layout: Layout, cache: KVCache | None) -> Any:
-            y, after = block.attn(block.attn_norm(x), layout, cache, return_state=return_state, train=train)
-            return x + y, after
+    def _mix(self, x: Array, cache: KVCache | None, context: Context) -> tuple[Array, KVCache | None]:
+        y, cache = self.attn(self.attn_norm(x), cache, context)
+        return x + y, cache
 
-        def feedforward(block: TransformerBlock, x: Array) -> Array:
-            return x + block.ffn(block.ffn_norm(x), train=train)
-
-        x, cache = call_part("AttnBlock", parallel, attention, self, x, layout, cache)
-        return call_part("FFNBlock", parallel, feedforward, self, x), cache
-
-
-class TransformerBlockStack(nn.Module):
-    """The blocks, then the norm post_blocks_norm.
-
-    Parameters: blocks_0, blocks_1, ... or, with `scan_blocks`, blocks, whose arrays have a leading axis over the
-    blocks; post_blocks_norm.
-    """
-
-    config: LlamaConfig
-
-    def setup(self) -> None:
-        cfg = self.config
-        self.blocks = (
-            TransformerBlock(cfg) if cfg.scan_blocks else [TransformerBlock(cfg) for _ in range(cfg.num_blocks)]
-        )
-        self.post_blocks_norm = RMSNorm(eps=cfg.norm_eps, dtype=cfg._dtype)
-
-    def __call__(
-        self,
-        x: Float[Array, "batch seq dim"],
-        layout: Layout,
-        state: Any = None,
-        *,
-        return_state: bool = False,
-        train: bool = False,
-    ) -> tuple[Float[Array, "batch seq dim"], Any]:
-        """(y, state); the state after the call with `return_state`, else None."""
-
-        def call(stack: TransformerBlockStack, *arrays: Any) -> Any:
-            return stack._run(*arrays, return_state=return_state, train=train)
-
-        x, state = call_part("BlockStack", self.config.parallel, call, self, x, layout, state)
-        return self.post_blocks_norm(x), state
-
-    def _run(self, x: Array, layout: Layout, state: Any, *, return_state: bool, train: bool) -> Any:
-        cfg = self.config
-
-        def call(block: TransformerBlock, x: Array, cache: KVCache | None, layout: Layout) -> Any:
-            return block(x, layout, cache, return_state=return_state, train=train)
-
-        if not cfg.scan_blocks:
-            states = []
-            for i, block in enumerate(self.blocks):
-                before = None if state is None else state[i]
-                x, after = call_part("TransformerBlock", cfg.parallel, call, block, x, before, layout)
-                states.append(after)
-            return x, tuple(states) if return_state else None
-
-        def body(block: TransformerBlock, x: Array, cache: KVCache | None, layout: Layout) -> Any:
-            return call_part("TransformerBlock", cfg.parallel, call, block, x, cache, layout, prevent_cse=False)
-
-        scan = nn.scan(
-            body,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
-            length=cfg.num_blocks,
-        )
-        return scan(self.blocks, x, state, layout)  # type: ignore[arg-type]
-
-
-def init_state(config: LlamaConfig, batch_size: int, capacity: int) -> Any:
-    """Empty caches of all blocks: a tuple with one a block, or one with a leading axis over blocks if scanned."""
-    caches = tuple(init_cache(config, batch_size, capacity) for _ in range(config.num_blocks))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *caches) if config.scan_blocks else caches
+    def _feed(self, x: Array, context: Context) -> Array:
+        return x + self.ffn(self.ffn_norm(x), train=context.train)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import jax.numpy as jnp
 
 from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
 from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, SubModelConfig, check_one_device
+from xlstm_jax.models.shared.init import InitDistribution
 
 
 @dataclass
@@ -122,3 +123,30 @@ class LlamaConfig(SubModelConfig):
     @property
     def _lm_head_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.lm_head_dtype)
+
+    # What a stack of blocks asks its config.
+
+    norm_type: ClassVar[Literal["rmsnorm"]] = "rmsnorm"
+    add_post_blocks_norm: ClassVar[bool] = True
+    init_distribution_embed: ClassVar[InitDistribution] = "normal"
+    init_distribution_out: ClassVar[InitDistribution] = "normal"
+
+    @property
+    def block_kinds(self) -> tuple[str, ...]:
+        """The name of the kind of each block."""
+        return ("attention",) * self.num_blocks
+
+    def block_config(self, index: int) -> Self:
+        """The config of the block at that place: this one."""
+        return self
+
+    def matmul_flops(self, seq: int) -> float:
+        """Floating-point operations per token of a block in matrix products, forward, at sequence length `seq`; of
+        queries times keys and weights times values the causal half."""
+        dim, width = self.embedding_dim, self.num_heads * self.head_dim
+        maps = 2 * dim * (2 * width + 2 * self.kv_heads * self.head_dim) + 6 * dim * self.ffn_width
+        return maps + 2 * width * (seq + 1)
+
+    def with_exact_resets(self) -> Self:
+        """A copy whose model, of the same parameters, keeps documents apart."""
+        return replace(self, mask_across_document_boundaries=True)

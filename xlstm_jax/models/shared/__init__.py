@@ -11,7 +11,7 @@ from xlstm_jax.models.shared.init import (
 )
 from xlstm_jax.models.shared.linear import Linear, product
 from xlstm_jax.models.shared.lm_head import LMHead, soft_cap_logits
-from xlstm_jax.models.shared.remat import call_part
+from xlstm_jax.models.shared.remat import remat
 
 __all__ = [
     "InitDistribution",
@@ -19,9 +19,9 @@ __all__ = [
     "LMHead",
     "Linear",
     "bias_linspace_init",
-    "call_part",
     "create_common_init_fn",
     "product",
+    "remat",
     "small_init",
     "soft_cap_logits",
     "uniform_init",

@@ -10,20 +10,13 @@ from flax import linen as nn
 from xlstm_jax.models.configs import ParallelConfig
 
 
-def call_part(
-    name: str,
-    parallel: ParallelConfig | None,
-    call: Callable[..., Any],
-    module: nn.Module,
-    *arrays: Any,
-    prevent_cse: bool = True,
-) -> Any:
-    """`call(module, *arrays)`, whose activations are recomputed if `parallel.remat` holds `name`.
+def remat(
+    part: str, parallel: ParallelConfig | None, method: Callable[..., Any], *, prevent_cse: bool = True
+) -> Callable[..., Any]:
+    """`method(module, *arrays)`, whose activations are recomputed if `parallel.remat` holds the name of the part.
 
-    Flags that Python decides on (train, return_state) belong into the closure of `call`: everything in `arrays` is
-    traced. `prevent_cse=False` is for the body of a scan, which needs no barrier against common-subexpression
-    elimination.
+    `prevent_cse=False` is for the body of a scan, which needs no barrier against common-subexpression elimination.
     """
-    if parallel is not None and name in parallel.remat:
-        call = nn.remat(call, prevent_cse=prevent_cse)
-    return call(module, *arrays)
+    if parallel is None or part not in parallel.remat:
+        return method
+    return nn.remat(method, prevent_cse=prevent_cse)

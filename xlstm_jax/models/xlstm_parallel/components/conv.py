@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.config import ConfigError, check_choice, check_number
 from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig
+from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import uniform_init
 
 
@@ -60,30 +61,26 @@ class CausalConv1d(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch seq features"],
-        *,
-        document_borders: Bool[Array, "batch seq"] | None = None,
-        mask: Bool[Array, "batch seq"] | None = None,
         state: Float[Array, "batch window features"] | None = None,
-        return_state: bool = False,
-    ) -> Any:
+        context: Context = PLAIN,
+    ) -> tuple[Float[Array, "batch seq features"], Float[Array, "batch window features"] | None]:
         """Convolve `x`.
 
         Args:
             x: the inputs.
-            document_borders: true at the first token of a document: no tap and no window reaches across it.
-            mask: false at padding, which is skipped as if it were not there (its outputs are arbitrary, but finite).
             state: the last K - 1 inputs before `x`; zeros if None.
-            return_state: also return the window after `x`.
+            context: no tap and no window reaches across its document borders; padding is skipped as if it were not
+                there (its outputs are arbitrary, but finite).
 
         Returns:
-            y (batch, seq, features), or (y, window).
+            (y, the window after `x`).
         """
         cfg, dtype = self.config, self.config._dtype
         x = x.astype(dtype)
         taps = cfg.kernel_size
         if taps == 0:
             window = self.init_state(x.shape[0], x.shape[-1]) if state is None else state
-            return (x, window) if return_state else x
+            return x, window if context.keep_state else None
 
         features = x.shape[-1]
         if cfg.feature_dim not in (None, features):
@@ -95,6 +92,7 @@ class CausalConv1d(nn.Module):
         kernel = self.param("kernel", init, (taps, fan_in // taps, features))
         bias = self.param("bias", init, (features,)) if cfg.causal_conv_bias else None
 
+        document_borders, mask = context.document_borders, context.mask
         if mask is not None:
             # Padding anywhere: convolve the valid tokens, moved together to the left, then put the results back.
             order = jnp.argsort(~mask, axis=1, stable=True)
@@ -108,9 +106,7 @@ class CausalConv1d(nn.Module):
         if mask is not None:
             rank = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
             y = jnp.take_along_axis(y, rank[..., None], axis=1)
-        if not return_state:
-            return y
-        return y, _last_window(extended, segments, mask, taps)
+        return y, _last_window(extended, segments, mask, taps) if context.keep_state else None
 
 
 def _segments(borders: Bool[Array, "batch seq"], taps: int) -> Int[Array, "batch window_and_seq"]:

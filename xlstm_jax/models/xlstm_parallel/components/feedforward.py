@@ -105,8 +105,3 @@ class FeedForward(nn.Module):
         init = create_common_init_fn(cfg.output_init_fn, dim, cfg._num_blocks, cfg.init_distribution)
         y = Linear(dim, init, cfg.bias, cfg._dtype, name="proj_down")(hidden)
         return nn.Dropout(cfg.dropout, deterministic=not train)(y)
-
-
-def create_feedforward(config: FeedForwardConfig, name: str = "ffn") -> FeedForward:
-    """The feed-forward layer of a config."""
-    return FeedForward(config, name=name)

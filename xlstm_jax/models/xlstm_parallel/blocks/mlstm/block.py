@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from xlstm_jax.config import check_types
 from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, check_one_device, inherit
-from xlstm_jax.models.shared.remat import call_part
+from xlstm_jax.models.shared.context import PLAIN, Context
+from xlstm_jax.models.shared.remat import remat
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer_v1 import mLSTMLayerV1
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForward, FeedForwardConfig
@@ -61,6 +62,27 @@ class mLSTMBlockConfig(SubModelConfig):
         num_blocks = self._num_blocks or self.feedforward._num_blocks
         return inherit(self.feedforward, layer, values, _num_blocks=num_blocks)
 
+    def in_stack(self, stack: Any, index: int) -> Self:
+        """A copy with what follows from the stack's config and the place in it.
+
+        Raises:
+            ConfigError: if this config, or its layer's, says otherwise.
+        """
+        names = ("embedding_dim", "bias", "dropout", "context_length", "dtype", "norm_type")
+        layer = inherit(self.mlstm, stack, {name: getattr(stack, name) for name in names})
+        block = dataclasses.replace(self, mlstm=layer, _num_blocks=stack.num_blocks, _block_idx=index)
+        return inherit(block, stack, {"parallel": stack.parallel})
+
+    def exact(self) -> Self:
+        """A copy whose memory and convolution start every document afresh."""
+        cell = dataclasses.replace(self.mlstm.mlstm_cell, reset_at_document_boundaries=True, reset_mode="exact")
+        return dataclasses.replace(self, mlstm=dataclasses.replace(self.mlstm, mlstm_cell=cell))
+
+    def check_parts(self) -> None:
+        """Raise `ConfigError` if what the parts say does not fit together."""
+        self.layer_config().cell_config()
+        self.feedforward_config()
+
     def matmul_flops(self, seq: int) -> float:
         """Floating-point operations per token in matrix products, forward, at sequence length `seq`."""
         feedforward = self.feedforward_config()
@@ -91,46 +113,25 @@ class mLSTMBlock(nn.Module):
                 self.ffn_post_norm = norm()
 
     @nn.nowrap
-    def init_state(self, batch_size: int) -> Any:
-        """The state before the first token."""
+    def init_state(self, batch_size: int, capacity: int | None = None) -> Any:
+        """The state before the first token; it has one size for any text."""
         layer = self.config.layer_config()
         return LAYERS[layer.layer_type](layer, parent=None).init_state(batch_size)
 
     def __call__(
-        self,
-        x: Float[Array, "batch seq dim"],
-        *,
-        document_borders: Bool[Array, "batch seq"] | None = None,
-        mask: Bool[Array, "batch seq"] | None = None,
-        state: Any = None,
-        return_state: bool = False,
-        train: bool = False,
-    ) -> Any:
-        """y (batch, seq, dim), or (y, state); see `mLSTMCell` for the arguments."""
+        self, x: Float[Array, "batch seq dim"], state: Any = None, context: Context = PLAIN
+    ) -> tuple[Float[Array, "batch seq dim"], Any]:
+        """(y, state)"""
         parallel = self.config.parallel
-
-        def mix(block, x, document_borders, mask, state):
-            y = block.xlstm(
-                block.norm(x),
-                document_borders=document_borders,
-                mask=mask,
-                state=state,
-                return_state=return_state,
-                train=train,
-            )
-            y, state = y if return_state else (y, None)
-            return x + (block.post_norm(y) if block.config.add_post_norm else y), state
-
-        def feed(block, x):
-            y = block.ffn(block.ffn_norm(x), train=train)
-            return x + (block.ffn_post_norm(y) if block.config.add_post_norm else y).astype(x.dtype)
-
-        x, state = call_part("xLSTMResBlock", parallel, mix, self, x, document_borders, mask, state)
+        x, state = remat("xLSTMResBlock", parallel, mLSTMBlock._mix)(self, x, state, context)
         if self.config.feedforward is not None:
-            x = call_part("FFNResBlock", parallel, feed, self, x)
-        return (x, state) if return_state else x
+            x = remat("FFNResBlock", parallel, mLSTMBlock._feed)(self, x, context)
+        return x, state
 
+    def _mix(self, x: Array, state: Any, context: Context) -> tuple[Array, Any]:
+        y, state = self.xlstm(self.norm(x), state, context)
+        return x + (self.post_norm(y) if self.config.add_post_norm else y), state
 
-def with_block_index(config: mLSTMBlockConfig, index: int) -> mLSTMBlockConfig:
-    """The config of the block at that place of the stack."""
-    return dataclasses.replace(config, _block_idx=index)
+    def _feed(self, x: Array, context: Context) -> Array:
+        y = self.ffn(self.ffn_norm(x), train=context.train)
+        return x + (self.ffn_post_norm(y) if self.config.add_post_norm else y).astype(x.dtype)

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
 from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step
 from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, SubModelConfig, check_one_device
+from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import gate_bias_init
 from xlstm_jax.models.shared.lm_head import soft_cap_logits
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
@@ -118,32 +119,25 @@ class mLSTMCell(nn.Module):
         k: Float[Array, "batch seq features_qk"],
         v: Float[Array, "batch seq features_v"],
         gate_input: Array | tuple[Array, ...] | None = None,
-        *,
-        document_borders: Bool[Array, "batch seq"] | None = None,
-        mask: Bool[Array, "batch seq"] | None = None,
         state: MLSTMState | None = None,
-        return_state: bool = False,
-        train: bool = False,
-    ) -> Any:
+        context: Context = PLAIN,
+    ) -> tuple[Float[Array, "batch seq features_v"], MLSTMState | None]:
         """Run the cell; the features of a head lie side by side.
 
         Args:
             q, k, v: queries, keys and values; they are scaled inside.
             gate_input: what the gates are computed from, one array or several; (q, k, v) if None.
-            document_borders: true at the first token of a document; acts if `config.reset_at_document_boundaries`.
-            mask: false at padding, which leaves the memory as it was.
             state: the memory before the first token; empty if None.
-            return_state: also return the memory after the last token.
-            train: unused, as in every module without dropout.
+            context: its document borders act if `config.reset_at_document_boundaries`.
 
         Returns:
-            h (batch, seq, features_v), or (h, state).
+            (h, the memory after the last token).
         """
         cfg = self.config
         _check_heads(cfg, q=q, k=k, v=v)
         inputs = (q, k, v) if gate_input is None else gate_input
         i, f = self._gates(inputs if isinstance(inputs, (tuple, list)) else (inputs,))
-        reset = document_borders if cfg.reset_at_document_boundaries else None
+        reset = context.document_borders if cfg.reset_at_document_boundaries else None
         if reset is not None and cfg.reset_mode == "gate":
             f = jnp.where(reset[..., None], jnp.asarray(cfg.reset_fgate_value, f.dtype), f)
             reset = None
@@ -152,11 +146,11 @@ class mLSTMCell(nn.Module):
         if cfg.add_qk_norm:
             q = NormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=cfg.norm_type, name="q_norm")(q)
             k = NormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=cfg.norm_type, name="k_norm")(k)
-        h, state = _run_memory(cfg, q, k, v, i, f, reset, mask, state, return_state)
+        h, state = _run_memory(cfg, q, k, v, i, f, reset, context.mask, state, context.keep_state)
         norm_type = self.out_norm_type or cfg.norm_type
         norm = MultiHeadNormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=norm_type, axis=-2, name="out_norm")
         h = norm(h).reshape(*h.shape[:2], h.shape[-2] * h.shape[-1])
-        return (h, state) if return_state else h
+        return h, state
 
     def _gates(self, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         """Pre-activations of input and forget gate, (batch, seq, heads), soft-capped."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
 from xlstm_jax.kernels.mlstm import MLSTMState
 from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, check_one_device, inherit
+from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, InitFnName, create_common_init_fn, small_init
 from xlstm_jax.models.shared.linear import Linear
-from xlstm_jax.models.shared.remat import call_part
+from xlstm_jax.models.shared.remat import remat
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCell, mLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
@@ -243,54 +244,26 @@ class mLSTMLayer(nn.Module):
         )
 
     def __call__(
-        self,
-        x: Float[Array, "batch seq dim"],
-        *,
-        document_borders: Bool[Array, "batch seq"] | None = None,
-        mask: Bool[Array, "batch seq"] | None = None,
-        state: mLSTMLayerState | None = None,
-        return_state: bool = False,
-        train: bool = False,
-    ) -> Any:
-        """y (batch, seq, dim), or (y, state); see `mLSTMCell` for the arguments."""
+        self, x: Float[Array, "batch seq dim"], state: mLSTMLayerState | None = None, context: Context = PLAIN
+    ) -> tuple[Float[Array, "batch seq dim"], mLSTMLayerState | None]:
+        """(y, state)"""
         cfg = self.config
         x_mlstm, z = self.proj_up_mlstm(x), self.proj_up_z(x)
         if cfg.debug_cell:
             h = z
             state = self.init_state(x.shape[0]) if state is None else state
         else:
-            h, state = call_part(
-                "mLSTMInnerLayer",
-                cfg.parallel,
-                lambda layer, *arrays: layer._inner(*arrays, return_state=return_state),
-                self,
-                *(x_mlstm, z, document_borders, mask, state),
-            )
-        y = self.dropout(self.proj_down(h), deterministic=not train)
-        return (y, state) if return_state else y
+            inner = remat("mLSTMInnerLayer", cfg.parallel, mLSTMLayer._inner)
+            h, state = inner(self, x_mlstm, z, state, context)
+        return self.dropout(self.proj_down(h), deterministic=not context.train), state
 
     def _inner(
-        self,
-        x_mlstm: Array,
-        z: Array,
-        document_borders: Array | None,
-        mask: Array | None,
-        state: mLSTMLayerState | None,
-        *,
-        return_state: bool,
+        self, x_mlstm: Array, z: Array, state: mLSTMLayerState | None, context: Context
     ) -> tuple[Array, mLSTMLayerState | None]:
         cfg = self.config
-        memory: Any = None if state is None else state.memory
-        window: Any = None if state is None else state.conv
+        memory, window = (None, None) if state is None else state
         exact = cfg.mlstm_cell.reset_at_document_boundaries and cfg.mlstm_cell.reset_mode == "exact"
-        conv = self.conv(
-            x_mlstm,
-            document_borders=document_borders if exact else None,
-            mask=mask,
-            state=window,
-            return_state=return_state,
-        )
-        x_conv, window = conv if return_state else (conv, None)
+        x_conv, window = self.conv(x_mlstm, window, context if exact else context.replace(document_borders=None))
         x_conv_act = jax.nn.swish(x_conv)
         q, k = self.qk(x_conv_act) if cfg.vmap_qk else (self.q(x_conv_act), self.k(x_conv_act))
         v = self.v(x_mlstm)
@@ -300,20 +273,8 @@ class mLSTMLayer(nn.Module):
             "x_mlstm_conv": x_conv,
             "x_mlstm_conv_act": x_conv_act,
         }
-        cell = call_part(
-            "mLSTMCell",
-            cfg.parallel,
-            lambda cell, q, k, v, gate_input, document_borders, mask, memory: cell(
-                *(q, k, v, gate_input),
-                document_borders=document_borders,
-                mask=mask,
-                state=memory,
-                return_state=return_state,
-            ),
-            self.cell,
-            *(q, k, v, gate_inputs[cfg.gate_input], document_borders, mask, memory),
-        )
-        h, memory = cell if return_state else (cell, None)
+        cell = remat("mLSTMCell", cfg.parallel, mLSTMCell.__call__)
+        h, memory = cell(self.cell, q, k, v, gate_inputs[cfg.gate_input], memory, context)
         skip = self.conv_scaling(x_conv_act) if cfg.v_dim != cfg.inner_dim else x_conv_act
         h = (h + self.learnable_skip.astype(h.dtype) * skip) * jax.nn.swish(z)
-        return h, mLSTMLayerState(memory, window) if return_state else None
+        return h, mLSTMLayerState(memory, window) if context.keep_state else None

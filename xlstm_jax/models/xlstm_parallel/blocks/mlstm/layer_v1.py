@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from xlstm_jax.kernels.mlstm import MLSTMState
+from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import create_common_init_fn, small_init
 from xlstm_jax.models.shared.linear import Linear
-from xlstm_jax.models.shared.remat import call_part
+from xlstm_jax.models.shared.remat import remat
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCell
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 
@@ -47,30 +46,10 @@ class mLSTMLayerV1(nn.Module):
         return cell.init_state(batch_size, cfg.qk_dim // cfg.num_heads, cfg.v_dim // cfg.num_heads)
 
     def __call__(
-        self,
-        x: Float[Array, "batch seq dim"],
-        *,
-        document_borders: Bool[Array, "batch seq"] | None = None,
-        mask: Bool[Array, "batch seq"] | None = None,
-        state: MLSTMState | None = None,
-        return_state: bool = False,
-        train: bool = False,
-    ) -> Any:
-        """y (batch, seq, dim), or (y, state); see `mLSTMCell` for the arguments."""
-        cell = call_part(
-            "mLSTMCell",
-            self.config.parallel,
-            lambda cell, q, k, v, x, document_borders, mask, state: cell(
-                *(q, k, v, x),
-                document_borders=document_borders,
-                mask=mask,
-                state=state,
-                return_state=return_state,
-            ),
-            self.cell,
-            *(self.q(x), self.k(x), self.v(x), x, document_borders, mask, state),
-        )
-        h, state = cell if return_state else (cell, None)
+        self, x: Float[Array, "batch seq dim"], state: MLSTMState | None = None, context: Context = PLAIN
+    ) -> tuple[Float[Array, "batch seq dim"], MLSTMState | None]:
+        """(y, state)"""
+        cell = remat("mLSTMCell", self.config.parallel, mLSTMCell.__call__)
+        h, state = cell(self.cell, self.q(x), self.k(x), self.v(x), x, state, context)
         y = self.proj_down(jax.nn.sigmoid(self.o(x)) * h)
-        y = self.dropout(y, deterministic=not train)
-        return (y, state) if return_state else y
+        return self.dropout(y, deterministic=not context.train), state

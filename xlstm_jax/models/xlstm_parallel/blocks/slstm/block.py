@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, check_one_device, inherit
-from xlstm_jax.models.shared.remat import call_part
+from xlstm_jax.models.shared.context import PLAIN, Context
+from xlstm_jax.models.shared.remat import remat
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForward, FeedForwardConfig
 from xlstm_jax.models.xlstm_parallel.components.normalization import NormLayer
@@ -52,6 +54,33 @@ class sLSTMBlockConfig(SubModelConfig):
         num_blocks = self._num_blocks or self.feedforward._num_blocks
         return inherit(self.feedforward, layer, values, _num_blocks=num_blocks)
 
+    def in_stack(self, stack: Any, index: int) -> Self:
+        """A copy with what follows from the stack's config and the place in it.
+
+        Raises:
+            ConfigError: if this config, or its layer's, says otherwise.
+        """
+        layer = self.slstm
+        if stack.mlstm_block is not None:
+            # Documents are kept apart by every block or by none.
+            mlstm_cell = stack.mlstm_block.mlstm.mlstm_cell
+            resets = {"reset_at_document_boundaries": mlstm_cell.reset_at_document_boundaries}
+            layer = dataclasses.replace(layer, slstm_cell=inherit(layer.slstm_cell, mlstm_cell, resets))
+        names = ("embedding_dim", "dropout", "dtype", "norm_type")
+        layer = inherit(layer, stack, {name: getattr(stack, name) for name in names})
+        block = dataclasses.replace(self, slstm=layer, _num_blocks=stack.num_blocks, _block_idx=index)
+        return inherit(block, stack, {"parallel": stack.parallel})
+
+    def exact(self) -> Self:
+        """A copy whose memory and convolution start every document afresh."""
+        cell = dataclasses.replace(self.slstm.slstm_cell, reset_at_document_boundaries=True)
+        return dataclasses.replace(self, slstm=dataclasses.replace(self.slstm, slstm_cell=cell))
+
+    def check_parts(self) -> None:
+        """Raise `ConfigError` if what the parts say does not fit together."""
+        self.layer_config().cell_config()
+        self.feedforward_config()
+
     def matmul_flops(self, seq: int) -> float:
         """Floating-point operations per token in matrix products, forward, at sequence length `seq`."""
         feedforward = self.feedforward_config()
@@ -77,42 +106,23 @@ class sLSTMBlock(nn.Module):
             self.ffn_norm, self.ffn = norm(), FeedForward(feedforward)
 
     @nn.nowrap
-    def init_state(self, batch_size: int) -> Any:
-        """The state before the first token."""
+    def init_state(self, batch_size: int, capacity: int | None = None) -> Any:
+        """The state before the first token; it has one size for any text."""
         return sLSTMLayer(self.config.layer_config(), parent=None).init_state(batch_size)
 
     def __call__(
-        self,
-        x: Float[Array, "batch seq dim"],
-        *,
-        document_borders: Bool[Array, "batch seq"] | None = None,
-        mask: Bool[Array, "batch seq"] | None = None,
-        state: Any = None,
-        return_state: bool = False,
-        train: bool = False,
-        block_index: Int[Array, ""] | None = None,
-    ) -> Any:
-        """y (batch, seq, dim), or (y, state); see `sLSTMCell` for the arguments."""
+        self, x: Float[Array, "batch seq dim"], state: Any = None, context: Context = PLAIN
+    ) -> tuple[Float[Array, "batch seq dim"], Any]:
+        """(y, state)"""
         parallel = self.config.parallel
-
-        def mix(block, x, document_borders, mask, state, block_index):
-            y = block.xlstm(
-                block.norm(x),
-                document_borders=document_borders,
-                mask=mask,
-                state=state,
-                return_state=return_state,
-                train=train,
-                block_index=block_index,
-            )
-            y, state = y if return_state else (y, None)
-            return x + y, state
-
-        def feed(block, x):
-            return x + block.ffn(block.ffn_norm(x), train=train).astype(x.dtype)
-
-        arrays: tuple[Array | Any, ...] = (x, document_borders, mask, state, block_index)
-        x, state = call_part("xLSTMResBlock", parallel, mix, self, *arrays)
+        x, state = remat("xLSTMResBlock", parallel, sLSTMBlock._mix)(self, x, state, context)
         if self.config.feedforward is not None:
-            x = call_part("FFNResBlock", parallel, feed, self, x)
-        return (x, state) if return_state else x
+            x = remat("FFNResBlock", parallel, sLSTMBlock._feed)(self, x, context)
+        return x, state
+
+    def _mix(self, x: Array, state: Any, context: Context) -> tuple[Array, Any]:
+        y, state = self.xlstm(self.norm(x), state, context)
+        return x + y, state
+
+    def _feed(self, x: Array, context: Context) -> Array:
+        return x + self.ffn(self.ffn_norm(x), train=context.train).astype(x.dtype)

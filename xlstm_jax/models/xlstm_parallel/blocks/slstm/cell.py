@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from xlstm_jax.config import ConfigError, check_choice, check_number
 from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, slstm, slstm_step, zero_state
 from xlstm_jax.models.configs import FLOAT_NAMES, FloatName, ParallelConfig, SubModelConfig, check_one_device
+from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import uniform_init
 
 BiasInit = Literal["powerlaw_blockdependent", "small_init", "zeros", "standard"]
@@ -143,34 +144,26 @@ class sLSTMCell(nn.Module):
     def __call__(
         self,
         wx: Float[Array, "batch seq gates heads head_dim"],
-        *,
-        document_borders: Bool[Array, "batch seq"] | None = None,
-        mask: Bool[Array, "batch seq"] | None = None,
         state: SLSTMState | None = None,
-        return_state: bool = False,
-        block_index: Int[Array, ""] | None = None,
-    ) -> Any:
+        context: Context = PLAIN,
+    ) -> tuple[Float[Array, "batch seq heads head_dim"], SLSTMState | None]:
         """Run the cell.
 
         Args:
             wx: the input's part of the pre-activations of the gates i, f, z, o.
-            document_borders: true at the first token of a document; acts if `config.reset_at_document_boundaries`.
-            mask: false at padding, which leaves the memory as it was.
             state: the memory before the first token; empty if None.
-            return_state: also return the memory after the last token.
-            block_index: the place of the block in the stack, for the initial bias, where it is not known before
-                tracing.
+            context: its document borders act if `config.reset_at_document_boundaries`.
 
         Returns:
-            y (batch, seq, heads, head_dim), or (y, state).
+            (y, the memory after the last token).
         """
         cfg = self.config
         dim, heads = cfg.head_dim, cfg.num_heads
         init = nn.initializers.zeros if cfg.recurrent_weight_init == "zeros" else _standard_init(cfg)
         r = self.param("recurrent_kernel", init, (len(GATES), heads, dim, dim))
-        b = self.param("bias", bias_init(cfg, block_index), (len(GATES), heads, dim)).astype(cfg.dtype_b)
+        b = self.param("bias", bias_init(cfg, context.block_index), (len(GATES), heads, dim)).astype(cfg.dtype_b)
         wx, dtype = wx.astype(cfg._dtype), cfg._state_dtype
-        reset = document_borders if cfg.reset_at_document_boundaries else None
+        reset, mask = context.document_borders if cfg.reset_at_document_boundaries else None, context.mask
         options: dict[str, Any] = {
             "product_dtype": cfg.dtype_r or cfg.dtype,
             "gradient_recurrent_cut": cfg.gradient_recurrent_cut,
@@ -193,4 +186,4 @@ class sLSTMCell(nn.Module):
                     implementation=cfg.implementation,
                     **options,
                 )
-        return (y, after) if return_state else y
+        return y, after if context.keep_state else None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from xlstm_jax.config import ConfigError, check_choice, check_number
 from xlstm_jax.kernels.slstm import GATES, SLSTMState
 from xlstm_jax.models.configs import FLOAT_NAMES, FloatName, ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, small_init
-from xlstm_jax.models.shared.remat import call_part
+from xlstm_jax.models.shared.remat import remat
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
@@ -123,44 +124,21 @@ class sLSTMLayer(nn.Module):
         return sLSTMLayerState(cell.init_state(batch_size), conv.init_state(batch_size))
 
     def __call__(
-        self,
-        x: Float[Array, "batch seq dim"],
-        *,
-        document_borders: Bool[Array, "batch seq"] | None = None,
-        mask: Bool[Array, "batch seq"] | None = None,
-        state: sLSTMLayerState | None = None,
-        return_state: bool = False,
-        train: bool = False,
-        block_index: Int[Array, ""] | None = None,
-    ) -> Any:
-        """y (batch, seq, dim), or (y, state); see `sLSTMCell` for the arguments."""
+        self, x: Float[Array, "batch seq dim"], state: sLSTMLayerState | None = None, context: Context = PLAIN
+    ) -> tuple[Float[Array, "batch seq dim"], sLSTMLayerState | None]:
+        """(y, state)"""
         cfg = self.config
-        memory: Any = None if state is None else state.memory
-        window: Any = None if state is None else state.conv
-        exact = document_borders if cfg.slstm_cell.reset_at_document_boundaries else None
-        conv = self.conv(x, document_borders=exact, mask=mask, state=window, return_state=return_state)
-        x_conv, window = conv if return_state else (conv, None)
+        memory, window = (None, None) if state is None else state
+        exact = cfg.slstm_cell.reset_at_document_boundaries
+        x_conv, window = self.conv(x, window, context if exact else context.replace(document_borders=None))
         if cfg.conv1d_kernel_size:
             x_conv = jax.nn.swish(x_conv)
 
         wx = jnp.stack([self.i(x_conv), self.f(x_conv), self.z(x), self.o(x)], axis=2)
-        cell = call_part(
-            "sLSTMCell",
-            cfg.parallel,
-            lambda cell, wx, document_borders, mask, memory, block_index: cell(
-                wx.reshape(*wx.shape[:3], cfg.num_heads, -1),
-                document_borders=document_borders,
-                mask=mask,
-                state=memory,
-                return_state=return_state,
-                block_index=block_index,
-            ),
-            self.cell,
-            *(wx, document_borders, mask, memory, block_index),
-        )
-        y, memory = cell if return_state else (cell, None)
-        y = self.group_norm(self.dropout(y, deterministic=not train)).reshape(x.shape)
-        return (y, sLSTMLayerState(memory, window)) if return_state else y
+        wx = wx.reshape(*wx.shape[:3], cfg.num_heads, -1)
+        y, memory = remat("sLSTMCell", cfg.parallel, sLSTMCell.__call__)(self.cell, wx, memory, context)
+        y = self.group_norm(self.dropout(y, deterministic=not context.train)).reshape(x.shape)
+        return y, sLSTMLayerState(memory, window) if context.keep_state else None
 
 
 def _conv_config(config: sLSTMLayerConfig) -> CausalConv1dConfig:

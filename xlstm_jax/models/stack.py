@@ -1,0 +1,119 @@
+"""The stack of residual blocks: runs of equal blocks, each run scanned or a single block."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from xlstm_jax.models.kinds import KINDS
+from xlstm_jax.models.layouts import run_name, spans
+from xlstm_jax.models.shared.context import PLAIN, Context
+from xlstm_jax.models.shared.remat import remat
+from xlstm_jax.models.xlstm_parallel.components.normalization import NormLayer
+
+
+class BlockStack(nn.Module):
+    """The blocks alone, of any kinds in `models.kinds`.
+
+    Its config says `block_kinds` (a name for every block), `block_config(index)`, `scan_blocks` and `parallel`. Without
+    `scan_blocks` every block is a run of its own; with it neighbours of one kind are a run, whose block is compiled
+    once and scanned over.
+
+    Parameters: one entry a run, named as in `models.layouts`. The state is a tuple with one entry a run. The batch is
+    axis 0 of all its arrays; those of a run of several blocks have the block as axis 1.
+    """
+
+    config: Any
+
+    def setup(self) -> None:
+        # The keys of this dict become part of the parameters' names: blocks_0, blocks_1_3.
+        self.blocks = self._create_blocks(self.config)
+
+    @nn.nowrap
+    def _create_blocks(self, config: Any) -> dict[str, nn.Module]:
+        """The module of each run by what its name has behind `blocks_`.
+
+        Raises:
+            ConfigError: for a kind of block whose config is None.
+        """
+        kinds = config.block_kinds
+        return {
+            run_name(span).removeprefix("blocks_"): KINDS[kinds[span[0]]].module(config.block_config(span[0]))
+            for span in spans(config)
+        }
+
+    @nn.nowrap
+    def init_state(self, batch_size: int, capacity: int | None = None) -> tuple[Any, ...]:
+        """The state before the first token; `capacity` is what attention has room for, in tokens."""
+        cfg, states = self.config, []
+        for span in spans(cfg):
+            block = KINDS[cfg.block_kinds[span[0]]].module(cfg.block_config(span[0]), parent=None)
+            state = block.init_state(batch_size, capacity)
+            if len(span) > 1:
+                state = jax.tree.map(partial(_for_each_block, len(span)), state)
+            states.append(state)
+        return tuple(states)
+
+    def __call__(
+        self, x: Float[Array, "batch seq dim"], state: Any = None, context: Context = PLAIN
+    ) -> tuple[Float[Array, "batch seq dim"], tuple[Any, ...] | None]:
+        """(y, state)
+
+        Raises:
+            ValueError: for the state of another stack.
+        """
+        return remat("BlockStack", self.config.parallel, BlockStack._run)(self, x, state, context)
+
+    def _run(self, x: Array, state: Any, context: Context) -> tuple[Array, tuple[Any, ...] | None]:
+        cfg, runs = self.config, spans(self.config)
+        if state is not None and len(state) != len(runs):
+            raise ValueError(f"state has {len(state)} entries, but the stack has {len(runs)}, one a run of blocks")
+        states = []
+        for number, span in enumerate(runs):
+            block = self.blocks[run_name(span).removeprefix("blocks_")]
+            kind, before = KINDS[cfg.block_kinds[span[0]]], None if state is None else state[number]
+            if len(span) == 1:
+                x, after = remat(kind.remat, cfg.parallel, kind.module.__call__)(block, x, before, context)
+            else:
+                body = remat(kind.remat, cfg.parallel, _at_index, prevent_cse=False)
+                scan = nn.scan(
+                    body,
+                    variable_axes={"params": 0},
+                    split_rngs={"params": True, "dropout": True},
+                    in_axes=(1, 0, nn.broadcast),
+                    out_axes=1,
+                    length=len(span),
+                )
+                x, after = scan(block, x, before, jnp.arange(span.start, span.stop), context)
+            states.append(after)
+        return x, tuple(states) if context.keep_state else None
+
+
+def _for_each_block(blocks: int, leaf: Array) -> Array:
+    return jnp.repeat(leaf[:, None], blocks, axis=1)
+
+
+def _at_index(block: Any, x: Array, state: Any, index: Int[Array, ""], context: Context) -> tuple[Array, Any]:
+    return block(x, state, context.replace(block_index=index))
+
+
+class NormedBlockStack(BlockStack):
+    """The blocks, then the norm post_blocks_norm unless `config.add_post_blocks_norm` is False."""
+
+    def setup(self) -> None:
+        super().setup()
+        cfg = self.config
+        if cfg.add_post_blocks_norm:
+            self.post_blocks_norm = NormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=cfg.norm_type)
+
+    def __call__(
+        self, x: Float[Array, "batch seq dim"], state: Any = None, context: Context = PLAIN
+    ) -> tuple[Float[Array, "batch seq dim"], tuple[Any, ...] | None]:
+        """(y, state); see `BlockStack`."""
+        x, state = remat("BlockStack", self.config.parallel, BlockStack._run)(self, x, state, context)
+        return self.post_blocks_norm(x) if self.config.add_post_blocks_norm else x, state

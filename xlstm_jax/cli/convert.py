@@ -105,7 +105,6 @@ def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> N
     from xlstm_jax.hub.folders import Kept, parse_size, write_huggingface
     from xlstm_jax.hub.formats import to_huggingface
     from xlstm_jax.inference.run import model_config, read_params
-    from xlstm_jax.models.language_model import build_model
     from xlstm_jax.runs.folder import RunFolder
 
     shard_bytes = parse_size(arguments.shard_size)
@@ -113,7 +112,7 @@ def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> N
     # A model that cannot be written is refused before its weights are read.
     config = model_config(folder)
     to_huggingface(config, arguments.weight_mode or "single")
-    step, params = read_params(folder, build_model(config), arguments.step, lambda sentence: _say(f"note: {sentence}"))
+    step, params = read_params(folder, config, arguments.step, lambda sentence: _say(f"note: {sentence}"))
     tokenizer = load_tokenizer(folder.tokenizer_dir) if folder.tokenizer_dir.is_dir() else None
     write_huggingface(
         out,

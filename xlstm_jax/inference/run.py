@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.config import ConfigError, from_json
@@ -17,6 +15,7 @@ from xlstm_jax.hub.folders import Kept
 from xlstm_jax.inference.generate import Generator, Prompt, checked_prompts
 from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
+from xlstm_jax.models.layouts import param_shapes
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.scoring.score import Score, Scorer
@@ -140,23 +139,22 @@ def load(path: str | Path, step: int | None = None, say: Callable[[str], None] |
         CheckpointError: if there is no (good) checkpoint, or it does not fit the config.
     """
     folder = RunFolder.open(path)
-    model = build_model(model_config(folder))
-    tokenizer = _tokenizer(folder, model.config)
-    found, params = read_params(folder, model, step, say)
+    config = model_config(folder)
+    tokenizer = _tokenizer(folder, config)
+    found, params = read_params(folder, config, step, say)
     bos_id = Kept.read(folder.huggingface_dir).record.get("opening_id")
-    return Run(folder.path, found, model, params, tokenizer, bos_id)
+    return Run(folder.path, found, build_model(config), params, tokenizer, bos_id)
 
 
 def read_params(
-    folder: RunFolder, model: LanguageModel, step: int | None = None, say: Callable[[str], None] | None = None
+    folder: RunFolder, config: LanguageModelConfig, step: int | None = None, say: Callable[[str], None] | None = None
 ) -> tuple[int, Any]:
-    """(the checkpoint's step, its parameters in the dtypes that they were saved in), for the model of the run's config.
+    """(the checkpoint's step, its parameters in the dtypes that they were saved in), for the run's `model_config`.
 
     Raises:
         as `load`.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    found, params, extra = folder.read_params(step, shapes, say, any_float=True)
+    found, params, extra = folder.read_params(step, param_shapes(config), say, any_float=True)
     folder.check_config(found, extra, NOT_THE_MODEL)
     return found, params
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from training_helpers import write_corpus
 
 from xlstm_jax.cli import main
-from xlstm_jax.cli.options import apply_options, option_types
-from xlstm_jax.cli.train import parse, run_path
-from xlstm_jax.config import ConfigError, to_json
+from xlstm_jax.cli.field_help import fields_help
+from xlstm_jax.cli.options import apply_options, field_paths
+from xlstm_jax.cli.train import parse
+from xlstm_jax.config import Config, ConfigError, to_json
 from xlstm_jax.presets import get_preset, preset_names
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.config import Experiment
@@ -24,14 +27,16 @@ def leaves(value: dict, prefix: str = "") -> set[str]:
     return found
 
 
-def test_every_field_has_an_option_but_those_left_to_set() -> None:
+CELL = "model.mlstm_block.mlstm.mlstm_cell"
+
+
+def test_every_field_has_an_option() -> None:
     experiment = get_preset("quickstart")
     fields = leaves(to_json(experiment))
-    without = fields - {path for path, _ in option_types(experiment)}
-    for path in without:
-        assert path.rpartition(".")[2] in ("parallel", "slstm_block", "kwargs"), path
+    paths = field_paths(experiment)
+    assert fields <= set(paths)
     assert len(fields) > 80
-    assert not any(path.rpartition(".")[2].startswith("_") for path, _ in option_types(experiment))
+    assert not any(path.rpartition(".")[2].startswith("_") for path in paths)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -56,6 +61,23 @@ def test_no_options_leave_a_preset_as_it_is(name: str) -> None:
             (-3.0, 3.0),
         ),
         (["--scan_blocks", "True"], "model.scan_blocks", True),
+        (["scan_blocks=true"], "model.scan_blocks", True),
+        (["training.steps=70", "steps=71"], "training.steps", 71),
+        (["--lr", ".5"], "optimizer.lr", 0.5),
+        (["--sources", "a", "b=c", "steps=99"], "data.sources", ("a", "b=c")),
+        (["--sources", "a", "b=c", "steps=99"], "training.steps", 99),
+        (["--tokenizer", "123"], "data.tokenizer", "123"),
+        (["--data.store", "None"], "data.store", None),
+        (["model.slstm_block={}", "slstm_at=all"], "model.slstm_at", "all"),
+        (["model.slstm_block={}", "model.slstm_block.slstm.num_heads=2"], "model.slstm_block.slstm.num_heads", 2),
+        (["model.slstm_block={}", "model.slstm_block=null"], "model.slstm_block", None),
+        (["backend.name=chunkwise", "backend.kwargs.chunk_size=32"], f"{CELL}.backend.kwargs", {"chunk_size": 32}),
+        (['kwargs={"eps": 1e-5}'], f"{CELL}.backend.kwargs", {"eps": 1e-5}),
+        (
+            ["model.parallel={}", "--remat", "mLSTMBlock", "FFNResBlock"],
+            "model.parallel.remat",
+            ["mLSTMBlock", "FFNResBlock"],
+        ),
     ],
 )
 def test_options_reach_their_fields(options: list[str], path: str, value: object) -> None:
@@ -67,10 +89,12 @@ def test_options_reach_their_fields(options: list[str], path: str, value: object
 
 def test_set_switches_sub_configs_off_and_on_and_reaches_any_field() -> None:
     preset = get_preset("quickstart")
-    off = apply_options(preset, [], ["model.mlstm_block.feedforward=null"])
+    off = apply_options(preset, ["--set", "model.mlstm_block.feedforward=null"])
     assert off.model.mlstm_block is not None
     assert off.model.mlstm_block.feedforward is None
-    on = apply_options(off, [], ['model.mlstm_block.feedforward={"proj_factor": 2.0}', "data.tokenizer=bytes"])
+    on = apply_options(
+        off, ['--set=model.mlstm_block.feedforward={"proj_factor": 2.0}', "--set", "data.tokenizer=bytes"]
+    )
     assert on.model.mlstm_block is not None
     assert on.model.mlstm_block.feedforward is not None
     assert on.model.mlstm_block.feedforward.proj_factor == 2.0
@@ -79,63 +103,133 @@ def test_set_switches_sub_configs_off_and_on_and_reaches_any_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "assignments", "parts"),
+    ("options", "parts"),
     [
-        (["--stepz", "3"], [], ["no field 'stepz'", "did you mean 'steps'"]),
-        (["--training.stepz", "3"], [], ["no field 'training.stepz'", "did you mean 'training.steps'"]),
-        (["--model.num_head", "3"], [], ["no field 'model.num_head'", "did you mean 'num_heads'"]),
-        (["--seq_len", "long"], [], ["training.seq_len is 'long', but must be a whole number or None"]),
-        (["--grad_clip_norm=off"], [], ["optimizer.grad_clip_norm is 'off', but must be a number or None"]),
-        (["--steps", "many"], [], ["training.steps is 'many'", "a whole number"]),
-        (["--lr", "-1"], [], ["OptimizerConfig.lr is -1.0", "> 0"]),
-        (["--schedule", "cosin"], [], ["optimizer.schedule is 'cosin'", "'cosine', 'linear'", "did you mean 'cosine'"]),
-        (["--seed", "3"], [], ["--data.seed or --training.seed"]),
-        (["--scan_blocks", "yes"], [], ["model.scan_blocks is 'yes'", "True or False"]),
-        ([], ["training.steps"], ["PATH=JSON"]),
-        ([], ["training.stepz=3"], ["no field 'stepz'", "did you mean 'steps'"]),
-        ([], ["trainin.steps=3"], ["no field 'trainin'", "did you mean 'training'"]),
-        ([], ["training.steps=true"], ["training.steps is True", "a whole number"]),
-        ([], ["model.slstm_block.x=1"], ["model.slstm_block is off"]),
+        (["--stepz", "3"], ["no field 'stepz'", "did you mean 'steps'"]),
+        (["--training.stepz", "3"], ["no field 'training.stepz'", "did you mean 'training.steps'"]),
+        (["--model.num_head", "3"], ["no field 'model.num_head'", "did you mean 'num_heads'"]),
+        (["--seq_len", "long"], ["training.seq_len is 'long', but must be a whole number or None"]),
+        (["--grad_clip_norm=off"], ["optimizer.grad_clip_norm is 'off', but must be a number or None"]),
+        (["--steps", "many"], ["training.steps is 'many'", "a whole number"]),
+        (["--lr", "-1"], ["OptimizerConfig.lr is -1.0", "> 0"]),
+        (["--schedule", "cosin"], ["optimizer.schedule is 'cosin'", "'cosine', 'linear'", "did you mean 'cosine'"]),
+        (["--seed", "3"], ["--data.seed or --training.seed"]),
+        (["--scan_blocks", "yes"], ["model.scan_blocks is 'yes'", "true or false"]),
+        (["--set", "training.steps"], ["PATH=JSON"]),
+        (["--set", "training.stepz=3"], ["no field 'training.stepz'", "did you mean 'training.steps'"]),
+        (["trainin.steps=3"], ["no field 'trainin.steps'", "did you mean 'training.steps'"]),
+        (["training.steps=true"], ["training.steps is True", "a whole number"]),
+        (["model.slstm_block.x=1"], ["model.slstm_block is off", "model.slstm_block={} switches it on"]),
+        (["model.slstm_block=on"], ["model.slstm_block is 'on'", "sLSTMBlockConfig or None"]),
+        (['model.slstm_block={"slstmm": 1}'], ["model.slstm_block has no field 'slstmm'", "did you mean 'slstm'"]),
+        (["--betas", "1"], ["optimizer.betas is 1", "two numbers"]),
+        (["--steps"], ["--training.steps needs a value"]),
+        (["--set"], ["--set needs a value"]),
+        (["steps", "3"], ["'steps' names no field", "PATH=VALUE"]),
+        (["optimizer.name=adan"], ["optimizer.name is 'adan'"]),
     ],
 )
-def test_wrong_options_name_the_field_the_value_and_what_would_do(
-    options: list[str], assignments: list[str], parts: list[str]
-) -> None:
+def test_wrong_options_name_the_field_the_value_and_what_would_do(options: list[str], parts: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        apply_options(get_preset("quickstart"), options, assignments)
+        apply_options(get_preset("quickstart"), options)
     for part in parts:
         assert part in str(error.value)
 
 
 def test_a_call_is_taken_apart() -> None:
     call = parse(["tiny", "--steps", "5", "--run=x", "--set", "a=1", "--set=b=2", "--fork", "y"])
-    assert dataclasses.astuple(call) == ("tiny", "x", "y", ["a=1", "b=2"], ["--steps", "5"])
+    assert dataclasses.astuple(call) == ("tiny", "x", "y", ["--steps", "5", "--set", "a=1", "--set=b=2"], False)
     with pytest.raises(ConfigError, match="--run needs a value"):
         parse(["tiny", "--run"])
     with pytest.raises(ConfigError, match="takes a preset or a run first"):
         parse(["--steps", "5"])
-    assert run_path("x") == Path("runs/x")
-    assert run_path("a/x") == Path("a/x")
-    assert run_path("./x") == Path("x")
 
 
 def test_help_lists_presets_main_options_and_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as done:
-        main(["train", "--help"])
-    assert done.value.code == 0
+    assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
     for name in preset_names():
         assert f"\n  {name} " in shown
     for part in (
         "--run NAME|PATH",
         "--fork NAME",
-        "--set PATH=JSON",
+        "PATH=VALUE",
         "--steps N",
         "--training.steps",
         "Rows in one step",
     ):
         assert part in shown
     assert shown.index("presets:") < shown.index("often used") < shown.index("--training.batch_size")
+
+
+@dataclasses.dataclass
+class One(Config):
+    name: Literal["one"] = "one"
+    lr: float = 1.0
+    own: int = 3
+
+
+@dataclasses.dataclass
+class Two(Config):
+    name: Literal["two"] = "two"
+    lr: float = 2.0
+
+
+@dataclasses.dataclass
+class Either(Config):
+    optimizer: One | Two = dataclasses.field(default_factory=One)
+
+
+def test_the_name_of_one_of_several_configs_switches_to_it_and_keeps_what_both_have() -> None:
+    changed = apply_options(Either(One(lr=0.5)), ["optimizer.name=two"])
+    assert changed.optimizer == Two(lr=0.5)
+    assert apply_options(changed, ['optimizer={"name": "one"}', "own=4"]).optimizer == One(own=4)
+    with pytest.raises(ConfigError, match=r"no field 'own'"):
+        apply_options(changed, ["own=4"])
+    with pytest.raises(ConfigError, match=r"optimizer.name is 'twe', but must be one of 'one', 'two'.*'two'"):
+        apply_options(changed, ['optimizer={"name": "twe"}'])
+
+
+def test_options_do_not_change_what_they_are_applied_to() -> None:
+    preset = get_preset("quickstart")
+    apply_options(preset, ["backend.name=chunkwise", "backend.kwargs.chunk_size=32", "sample_prompts=[]"])
+    assert preset == get_preset("quickstart")
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "100", "300"])
+def test_help_lists_every_field_with_what_it_takes_and_the_value_that_holds(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    experiment = get_preset("quickstart_mixed")
+    lines = fields_help(experiment).split("\n")
+    options = {line.split()[0][2:]: (line, text) for line, text in itertools.pairwise(lines) if line.startswith("  --")}
+    whole = {
+        path for path in field_paths(experiment) if not any(p.startswith(f"{path}.") for p in field_paths(experiment))
+    }
+    assert set(options) == whole
+    for path, value, parts in (
+        ("optimizer.lr", "0.003", ["a number > 0. Learning rate at its peak."]),
+        ("optimizer.schedule", "cosine", ["one of 'cosine', 'linear', 'exponential'"]),
+        ("training.seq_len", "null", ["a whole number >= 1 or None"]),
+        (f"{CELL}.num_heads", "4", ["(from model.mlstm_block.mlstm.num_heads)", "whole number >= -1"]),
+        (f"{CELL}.embedding_dim", "256", ["(from model.embedding_dim)", "a whole number"]),
+        ("model.slstm_block.slstm.dtype", "float32", ["(from model.dtype)", "'float32'"]),
+        ("model.slstm_block.feedforward.embedding_dim", "256", ["(from model.embedding_dim)"]),
+        ("model.slstm_block.slstm.slstm_cell.reset_at_document_boundaries", "true", ["(from model)", "true or false"]),
+    ):
+        assert options[path][0].startswith(f"  --{path} {value}")
+        for part in parts:
+            assert part in " ".join(options[path])
+    assert "(from" not in "".join(options["model.dtype"])
+    assert max(map(len, lines)) <= min(max(int(columns), 80), 120)
+
+
+def test_help_of_a_target_shows_its_values_with_the_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny", "steps=77", "--help"]) == 0
+    assert "\n  --training.steps 77\n      a whole number >= 1\n" in capsys.readouterr().out
+    assert main(["plan", "tiny", "--steps", "78", "-h"]) == 0
+    assert "--training.steps 78\n" in capsys.readouterr().out
 
 
 def test_what_is_not_there_is_named(

@@ -16,7 +16,7 @@ import jax
 import pytest
 
 from xlstm_jax.cli import main
-from xlstm_jax.cli.generate import _in_order, find_run
+from xlstm_jax.cli.generate import _in_order
 from xlstm_jax.cli.version import installed_extras
 from xlstm_jax.inference.generate import Delta, Generator
 from xlstm_jax.inference.run import Run
@@ -117,17 +117,6 @@ def test_a_mistake_is_one_sentence(
     assert sentence in shown.err
     assert shown.err.count("\n") == 1
     assert not shown.out
-
-
-def test_a_name_stands_for_a_folder_under_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_run("x") == Path("runs/x")
-    assert find_run("a/x") == Path("a/x")
-    assert find_run("./x") == Path("x")
-    assert find_run(str(tmp_path)) == tmp_path
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "config.json").touch()
-    assert find_run("x") == Path("x")
 
 
 def test_ctrl_c_ends_the_line_and_exits_with_130(run_path: Path) -> None:

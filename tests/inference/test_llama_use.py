@@ -87,7 +87,7 @@ def test_a_mistake_in_a_model_is_reported_for_the_kind_that_was_meant(name, fiel
 
 def test_every_field_of_a_llama_has_an_option() -> None:
     options = ["--num_kv_heads", "2", "--attention_scale", "num_heads", "--model.theta", "5e5", "--embedding_dim=128"]
-    changed = apply_options(get_preset("quickstart_llama"), options, ["model.ffn_dim=96"]).model
+    changed = apply_options(get_preset("quickstart_llama"), [*options, "model.ffn_dim=96"]).model
     assert isinstance(changed, LlamaConfig)
     assert (changed.num_kv_heads, changed.attention_scale, changed.theta) == (2, "num_heads", 5e5)
     assert (changed.embedding_dim, changed.ffn_width) == (128, 96)

@@ -36,7 +36,9 @@ def main(argv: Sequence[str]) -> int:
     from xlstm_jax.hub.safetensors_files import refuse_existing
 
     _give_memory_back_at_once()
-    source = _source(arguments.source)
+    from xlstm_jax.cli.names import find_weights, run_path
+
+    source = find_weights(arguments.source)
     is_run = (source / "checkpoints").is_dir()
     target = arguments.to or ("huggingface" if is_run else "run")
     if is_run and target == "run":
@@ -45,8 +47,6 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"{source} is no run: convert it to a run first, then that to Hugging Face's format")
     _refuse_unused(arguments, target)
     if target == "run":
-        from xlstm_jax.cli.train import run_path
-
         out = run_path(arguments.out)
         refuse_existing(out)
         _to_run(source, out, arguments)
@@ -132,19 +132,6 @@ def _leaves(params: object) -> list:
     import jax
 
     return jax.tree.leaves(params)
-
-
-def _source(name: str) -> Path:
-    """A path as it is; a name that is nothing here stands for `runs/NAME`."""
-    from xlstm_jax.cli.train import run_path
-
-    path = Path(name)
-    if path.exists():
-        return path
-    run = run_path(name)
-    if not run.exists():
-        raise ConfigError(f"there is neither a file or folder {path} nor a run {run}")
-    return run
 
 
 def _refuse_unused(arguments: argparse.Namespace, target: str) -> None:

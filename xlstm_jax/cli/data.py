@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.cli.parser import Parser
@@ -117,9 +116,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from xlstm_jax.cli.names import find_store
     from xlstm_jax.data.store.store import open_store
 
-    store = open_store(Path(arguments.store))
+    store = open_store(find_store(arguments.store))
     if arguments.verify:
         store.verify()
     shown = store.split(arguments.split or "train")

@@ -14,7 +14,7 @@ from xlstm_jax.evaluation.suite import RESULT, Suite, evaluate, suites
 def main(argv: Sequence[str]) -> int:
     """Run `xlstm eval ARGV`; returns the exit code."""
     found = {suite.name: suite for suite in suites()}
-    parser = Parser(prog="xlstm eval", description="What a model can do, measured.", allow_abbrev=False)
+    parser = Parser(prog="xlstm eval", description="What a model can do, measured.")
     commands = parser.add_subparsers(required=True, metavar=" | ".join(found), dest="suite")
     for suite in found.values():
         _add_options(
@@ -23,8 +23,6 @@ def main(argv: Sequence[str]) -> int:
                 help=suite.summary,
                 description=f"{suite.summary[:1].upper()}{suite.summary[1:]}.",
                 epilog=suite.examples,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-                allow_abbrev=False,
             ),
             suite,
         )

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlstm_jax.cli.parser import Parser
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from xlstm_jax.inference.generate import Delta
     from xlstm_jax.inference.run import Run
     from xlstm_jax.inference.sampling import Sampling
-
-RUNS = Path("runs")
 
 EXAMPLES = """\
 examples:
@@ -53,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if arguments.samples < 1:
         raise ConfigError(f"--samples is {arguments.samples}, but must be a whole number >= 1")
+    from xlstm_jax.cli.names import find_run
     from xlstm_jax.inference.run import load
 
     run = load(
@@ -78,21 +76,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def find_run(target: str) -> Path:
-    """A path as it is; a name that is no run here stands for `runs/NAME`."""
-    path = Path(target)
-    inside = RUNS / path
-    is_name = len(path.parts) == 1 and not path.is_absolute() and not target.startswith(".")
-    return inside if is_name and not (path / "config.json").is_file() else path
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="xlstm generate",
         description="Continue a prompt with a trained model.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="folder of the run, or NAME for runs/NAME")

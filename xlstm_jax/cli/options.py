@@ -1,132 +1,218 @@
-"""Command-line options for every field of a config dataclass: `--training.steps 100`, `--steps 100`, `--set PATH=JSON`.
+"""The fields of a config on the command line: `optimizer.lr=1e-3`, `--optimizer.lr 1e-3`, or `--lr 1e-3`.
 
-`tyro` makes the options from the dataclasses. Around it: private fields and values that an option cannot express stay
-out, sub-configs that a preset has left off stay off, and a field may be named without its path where that is clear.
+A field is named by its path, or by the end of it where that is clear. Its value is what its type makes of the words:
+JSON, a Python literal or a text. Sub-configs are switched off by `null` and on by an object (`model.slstm_block={}`),
+after which their fields can be named too.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import copy
 import dataclasses
 import difflib
-import functools
-import inspect
-import itertools
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
-
-from xlstm_jax.config import ConfigError, from_json, near_miss, public_fields, to_json
+from xlstm_jax.config import ConfigError, discriminators, from_json, near_miss, public_fields, type_hints
 
 T = TypeVar("T")
 
+_ASSIGNMENT = re.compile(r"([A-Za-z_][\w.-]*)=(.*)", re.DOTALL)
 
-def apply_options(config: T, options: Sequence[str], assignments: Sequence[str] = (), prog: str = "xlstm") -> T:
-    """A copy of a config with the given fields changed.
+
+def apply_options(config: T, words: Sequence[str]) -> T:
+    """A copy of a config with the given fields changed, one after the other.
 
     Args:
         config: a dataclass; its values are the defaults.
-        options: `--path.to.field VALUE` or, where it is clear which is meant, `--field VALUE`.
-        assignments: `PATH=JSON` for any field or whole sub-config, applied after the options.
-        prog: the name of the command in messages.
+        words: any of `PATH=VALUE`, `--PATH VALUE`, `--PATH=VALUE` and `--set PATH=VALUE`.
 
     Raises:
-        ConfigError: for a field or value that does not fit.
-        SystemExit: by tyro, after printing what is wrong with an option (code 2), or for `--help` (code 0).
+        ConfigError: for a field that is not there (with the near miss) or a value that does not fit.
     """
-    # Built only after tyro is done, so that what `__post_init__` refuses comes out as our own error.
-    changed: T = tyro.cli(  # type: ignore[attr-defined]
-        type(config),
-        prog=prog,
-        args=_full_names(config, options),
-        default=config,
-        use_underscores=True,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-        registry=_registry(),
-    ).build()
-    for assignment in assignments:
-        changed = _assign(changed, assignment)
-    return changed
+    tree, rest = _Tree.of(config), list(words)
+    while rest:
+        path, given = _next_field(tree, rest)
+        tree.set(path, given)
+    # Only now, so that fields may be changed that fit together in the end alone.
+    return tree.build()
 
 
-def option_types(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, type) of every field that has an option; sub-configs come apart into theirs."""
-    hints = typing.get_type_hints(type(config))
-    for field in public_fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from option_types(value, f"{prefix}{field.name}.")
-        elif _has_option(hints[field.name]):
-            yield f"{prefix}{field.name}", hints[field.name]
+def field_paths(config: Any) -> list[str]:
+    """The dotted paths of all fields that `apply_options` knows, sub-configs before their fields."""
+    return list(_Tree.of(config).fields())
 
 
-def _full_names(config: Any, options: Sequence[str]) -> list[str]:
-    """Write `--steps` as `--training.steps`: the least deep field of that name, if there is one only.
+def _next_field(tree: _Tree, rest: list[str]) -> tuple[str, list[str]]:
+    """Take the next field off the words: its path and the words of its value."""
+    word = rest.pop(0)
+    if word == "--set" and not rest:
+        raise ConfigError("--set needs a value after it, PATH=JSON")
+    if word == "--set" or word.startswith("--set="):
+        word = rest.pop(0) if word == "--set" else word.removeprefix("--set=")
+        if not _ASSIGNMENT.fullmatch(word):
+            raise ConfigError(f"--set takes PATH=JSON, but got {word!r}; for example training.steps=100")
+    if assigned := _ASSIGNMENT.fullmatch(word.removeprefix("--")):
+        return tree.find(assigned[1]), [assigned[2]]
+    if not word.startswith("--"):
+        raise ConfigError(f"{word!r} names no field; give one as PATH=VALUE or --PATH VALUE, as in training.steps=100")
+    path = tree.find(word.removeprefix("--"))
+    given: list[str] = []
+    several = any(typing.get_origin(option) in (tuple, list) for option in _options(tree.hint(path)))
+    while rest and not rest[0].startswith("--") and not (given and (not several or tree.is_assignment(rest[0]))):
+        given.append(rest.pop(0))
+    if not given:
+        raise ConfigError(f"--{path} needs a value after it")
+    return path, given
 
-    Raises:
-        ConfigError: for a name that no field has, or that several have, or a single value of the wrong type.
+
+@dataclass
+class _Tree:
+    """A dataclass to be and its values, of which those that are dataclasses, are trees too.
+
+    It is not checked before it is built, since its values may fit together only when all of them have been set.
     """
-    types_of = dict(option_types(config))
-    written = []
-    for position, option in enumerate(options):
-        name, equals, value = option.partition("=")
-        if not name.startswith("--") or name == "--help":
-            written.append(option)
-            continue
-        path = name[2:].replace("-", "_")
-        if path not in types_of:
-            path = _only_path(path, list(types_of))
-        following = value if equals else next(iter(options[position + 1 : position + 2]), None)
-        if following is not None:
-            _check_word(path, types_of[path], following)
-        written.append(f"--{path}{equals}{value}")
-    return written
 
+    kind: Any
+    values: dict[str, Any]
 
-def _check_word(path: str, hint: Any, word: str) -> None:
-    """Refuse a word that cannot become a value of a plain type; tyro would too, in words of its own."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if any(_can_be(kind, word) for kind in kinds):
-        return
-    choices = [str(choice) for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
-    names = {int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
-    listed = f"one of {', '.join(map(repr, choices))}"
-    wanted = " or ".join(dict.fromkeys(listed if typing.get_origin(k) is Literal else names[k] for k in kinds))
-    raise ConfigError(f"{path} is {word!r}, but must be {wanted}{near_miss(word, choices)}")
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """The tree of a dataclass; a copy of any other value."""
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return copy.deepcopy(value)
+        return cls(type(value), {f.name: cls.of(getattr(value, f.name)) for f in public_fields(value)})
 
+    def build(self) -> Any:
+        """The dataclass."""
+        return self.kind(**{n: v.build() if isinstance(v, _Tree) else v for n, v in self.values.items()})
 
-def _can_be(kind: Any, word: str) -> bool:
-    """Whether a word can become a value of this type, as far as one word tells."""
-    if typing.get_origin(kind) is Literal:
-        return word in map(str, typing.get_args(kind))
-    if kind in (int, float):
-        try:
-            kind(word)
-        except ValueError:
+    def fields(self, prefix: str = "") -> Iterator[str]:
+        """The dotted paths of all fields."""
+        for name, value in self.values.items():
+            yield f"{prefix}{name}"
+            if isinstance(value, _Tree):
+                yield from value.fields(f"{prefix}{name}.")
+
+    def holder(self, path: str) -> tuple[Any, str]:
+        """What holds the field at a path (a tree or a dict), and the field's name in it."""
+        *parents, name = path.split(".")
+        inner: Any = self
+        for parent in parents:
+            inner = inner.values[parent] if isinstance(inner, _Tree) else inner[parent]
+        return inner, name
+
+    def hint(self, path: str) -> Any:
+        """The annotation of the field at a path, without bounds."""
+        holder, name = self.holder(path)
+        return type_hints(holder.kind)[name] if isinstance(holder, _Tree) else Any
+
+    def is_assignment(self, word: str) -> bool:
+        """Whether a word is `PATH=VALUE` with a path of ours."""
+        assigned = _ASSIGNMENT.fullmatch(word)
+        with contextlib.suppress(ConfigError):
+            return assigned is not None and bool(self.find(assigned[1]))
+        return False
+
+    def find(self, name: str) -> str:
+        """The whole path of the field that is meant: one of that path, or the least deep whose path ends so.
+
+        Raises:
+            ConfigError: for a name that no field has, or that several have, equally deep.
+        """
+        name, paths = name.replace("-", "_"), list(self.fields())
+        if name in paths:
+            return name
+        if found := [path for path in paths if path.endswith(f".{name}")]:
+            depth = min(path.count(".") for path in found)
+            nearest = [path for path in found if path.count(".") == depth]
+            if len(nearest) > 1:
+                meant = " or ".join(f"--{path}" for path in nearest)
+                raise ConfigError(f"--{name} could mean {meant}; give the whole path")
+            return nearest[0]
+        parent, dot, last = name.rpartition(".")
+        if dot and (outer := _silently(self.find, parent)) is not None:
+            holder, field = self.holder(outer)
+            inner = holder.values[field] if isinstance(holder, _Tree) else holder.get(field)
+            if isinstance(inner, dict):
+                return f"{outer}.{last}"
+            if inner is None and any(map(dataclasses.is_dataclass, _options(self.hint(outer)))):
+                raise ConfigError(f"{outer} is off (null), so there is no {name}; {outer}={{}} switches it on")
+        raise ConfigError(f"there is no field {name!r}{_nearest(name, paths)}; `--help` lists them")
+
+    def set(self, path: str, words: Sequence[str]) -> None:
+        """Give the field at a path the value that words stand for.
+
+        Raises:
+            ConfigError: for a value that the field's type cannot have.
+        """
+        holder, name = self.holder(path)
+        if not isinstance(holder, _Tree):
+            holder[name] = next(_readings(words[0]))
+            return
+        if name == "name" and self._switch(path.rpartition(".")[0], words[0]):
+            return
+        holder.values[name] = _Tree.of(_read(self.hint(path), words, path))
+
+    def _switch(self, path: str, name: str) -> bool:
+        """Let the config at a path become the one of that name, if it is one of several; what both have is kept."""
+        if not path:
             return False
-    if kind is bool:
-        return word in ("True", "False")
-    return word == "None" if kind is type(None) else True
+        holder, field = self.holder(path)
+        before: _Tree = holder.values[field]
+        structures = filter(dataclasses.is_dataclass, _options(self.hint(path)))
+        chosen: Any = next((option for option in structures if name in discriminators(option)), before.kind)
+        if chosen is before.kind:
+            return False
+        after, kept = _Tree.of(chosen()), type_hints(before.kind)
+        for shared, hint in type_hints(chosen).items():
+            if shared != "name" and shared in after.values and kept.get(shared) == hint:
+                after.values[shared] = before.values[shared]
+        holder.values[field] = after
+        return True
 
 
-def _only_path(name: str, paths: Sequence[str]) -> str:
-    found = [path for path in paths if path.endswith(f".{name}")]
-    if not found:
-        hint = _nearest(name, paths)
-        raise ConfigError(
-            f"there is no field {name!r}{hint}; `--help` lists them, and `--set PATH=JSON` reaches those that have no "
-            "option"
-        )
-    depth = min(path.count(".") for path in found)
-    nearest = [path for path in found if path.count(".") == depth]
-    if len(nearest) > 1:
-        raise ConfigError(f"--{name} could mean {' or '.join(f'--{path}' for path in nearest)}; give the whole path")
-    return nearest[0]
+def _silently(find: Any, name: str) -> str | None:
+    try:
+        return find(name)
+    except ConfigError:
+        return None
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _readings(word: str) -> Iterator[Any]:
+    """What a word can mean: JSON, a Python literal, and itself."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            yield read(word)
+    yield word
+
+
+def _read(hint: Any, words: Sequence[str], path: str) -> Any:
+    """The value of that type that words stand for: one as a whole, or each an item of a list."""
+    whole = list(_readings(words[0])) if len(words) == 1 else [[next(_readings(word)) for word in words]]
+    for reading in whole:
+        with contextlib.suppress(ConfigError):
+            return from_json(hint, reading, path)
+    for option in _options(hint):
+        items = typing.get_args(option) if typing.get_origin(option) in (tuple, list) else ()
+        if items and (items[1:] == (Ellipsis,) or typing.get_origin(option) is list):
+            items = items[:1] * len(words)
+        if items and len(items) == len(words):
+            with contextlib.suppress(ConfigError):
+                each = [_read(item, [word], path) for item, word in zip(items, words, strict=True)]
+                return from_json(hint, each, path)
+    return from_json(hint, whole[0], path)  # which tells what is wrong
 
 
 def _nearest(name: str, paths: Sequence[str]) -> str:
@@ -139,90 +225,3 @@ def _nearest(name: str, paths: Sequence[str]) -> str:
         return near_miss(name, paths)
     whole = [path for path in paths if parent and path.endswith(f".{close[0]}")]
     return near_miss(name, whole) or near_miss(close[0], close)
-
-
-def _assign(config: T, assignment: str) -> T:
-    """Apply one `PATH=JSON`; the value is taken as a text if it is not JSON."""
-    path, equals, text = assignment.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"--set takes PATH=JSON, but got {assignment!r}; for example training.steps=100")
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    data = to_json(config)
-    inner, (*parents, last) = data, path.split(".")
-    for depth, name in enumerate(parents):
-        if not isinstance(inner, dict) or name not in inner:
-            known = inner if isinstance(inner, dict) else ()
-            raise ConfigError(f"--set: there is no field {'.'.join(parents[: depth + 1])!r}{near_miss(name, known)}")
-        if inner[name] is None:
-            raise ConfigError(f"--set: {'.'.join(parents[: depth + 1])} is off (null); set it to an object first")
-        inner = inner[name]
-    if not isinstance(inner, dict):
-        raise ConfigError(f"--set: there is no field {path!r}")
-    inner[last] = value
-    return from_json(type(config), data, "experiment")
-
-
-def _registry() -> ConstructorRegistry:
-    registry = ConstructorRegistry()
-
-    @registry.struct_rule
-    def public_dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
-        default = info.default
-        if not dataclasses.is_dataclass(default) or isinstance(default, type):
-            return None
-        cls = type(default)
-        hints, texts = typing.get_type_hints(cls), _field_texts(cls)
-        kept, fields = {}, []
-        for field in public_fields(cls):
-            value = getattr(default, field.name)
-            if dataclasses.is_dataclass(value):
-                fields.append(StructFieldSpec(field.name, type(value), value, texts.get(field.name)))
-            elif _has_option(hints[field.name]):
-                fields.append(StructFieldSpec(field.name, hints[field.name], value, texts.get(field.name, "")))
-            else:
-                kept[field.name] = value
-        return StructConstructorSpec(lambda **given: _Pending(cls, kept | given), tuple(fields))
-
-    return registry
-
-
-class _Pending(NamedTuple):
-    """A dataclass to be, and its values; those that are sub-configs are pending too."""
-
-    cls: type
-    values: dict[str, Any]
-
-    def build(self) -> Any:
-        return self.cls(**{k: v.build() if isinstance(v, _Pending) else v for k, v in self.values.items()})
-
-
-def _has_option(hint: Any) -> bool:
-    """Whether the words of a command line can express such a value: no mappings, no `Any`, no sub-configs."""
-    if hint is Any or dataclasses.is_dataclass(hint):
-        return False
-    origin = typing.get_origin(hint)
-    if (origin or hint) is dict:
-        return False
-    if origin in (typing.Union, types.UnionType, list, tuple):
-        return all(_has_option(argument) for argument in typing.get_args(hint) if argument is not Ellipsis)
-    return True
-
-
-@functools.cache
-def _field_texts(cls: type) -> dict[str, str]:
-    """The string that follows each field in the source of a dataclass and of its bases."""
-    texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        try:
-            body = ast.parse(inspect.cleandoc(inspect.getsource(base))).body[0]
-        except (OSError, TypeError, SyntaxError):
-            continue
-        statements = body.body if isinstance(body, ast.ClassDef) else []
-        for field, text in itertools.pairwise(statements):
-            described = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-            if described and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                texts[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[attr-defined]
-    return texts

@@ -3,55 +3,52 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from xlstm_jax.cli.options import apply_options
-from xlstm_jax.cli.target import find_target, take_values
-from xlstm_jax.config import ConfigError
+from xlstm_jax.cli.field_help import fields_help
+from xlstm_jax.cli.names import find_experiment
+from xlstm_jax.cli.parser import ExperimentParser
 from xlstm_jax.cost.plan import Compile, Plan, plan
 from xlstm_jax.presets import preset_names, preset_summary
 from xlstm_jax.runs.space import bytes_in_words
 
-FLAGS = {"--no-compile": "no", "--exact": "exact"}
-
 
 def main(argv: Sequence[str]) -> int:
     """See `usage`; returns the exit code."""
-    words = list(argv)
-    if words and words[0] in ("-h", "--help"):
-        print(usage())
+    parser = ExperimentParser("plan")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--no-compile", action="store_const", const="no", dest="compile")
+    parser.add_argument("--exact", action="store_const", const="exact", dest="compile")
+    call, fields = parser.parse_with_fields(argv)
+    if call.target is None:
+        print(usage()) if call.help else _print_presets(call.json)
         return 0
-    as_json = _take(words, "--json")
-    if not words:
-        _print_presets(as_json)
+    found = find_experiment(call.target)
+    if found.note is not None:
+        print(f"note: {found.note}", file=sys.stderr)
+    experiment = found.changed(fields)
+    if call.help:
+        print(f"{usage()}\n\nall fields, with the values of {call.target}:\n\n{fields_help(experiment)}")
         return 0
-    compile: Compile = "blocks"
-    for flag, value in FLAGS.items():
-        if _take(words, flag):
-            compile = value  # type: ignore[assignment]
-    target, *options = words
-    if target.startswith("-"):
-        raise ConfigError(f"xlstm plan takes a preset or a run first, but got {target!r}")
-    options, assignments = take_values(options, ["--set"])
-    found = find_target(target)
-    prog = f"xlstm plan {target}"
-    experiment = apply_options(found.experiment, options, [value for _, value in assignments], prog=prog)
+    compile: Compile = call.compile or "blocks"
     _leave_accelerators_alone()
     result = plan(experiment, compile)
-    if as_json:
-        print(json.dumps({"name": found.name} | result.to_dict(), indent=2))
+    name = found.name or call.target
+    if call.json:
+        print(json.dumps({"name": name} | result.to_dict(), indent=2))
     else:
-        _print_plan(found.name, result, Console(highlight=False))
+        _print_plan(name, result, Console(highlight=False))
     return 0
 
 
 def usage() -> str:
     """The help."""
     return (
-        "usage: xlstm plan PRESET|RUN [--field VALUE ...] [--set PATH=JSON ...] [--no-compile | --exact] [--json]\n"
+        "usage: xlstm plan PRESET|RUN|FILE [PATH=VALUE ...] [--no-compile | --exact] [--json]\n"
         "       xlstm plan\n\n"
         "Parameters, operations and memory of an experiment: nothing is trained, no weight is made and no accelerator\n"
         "used. The training step is compiled from shapes alone, for the processor, to see what it needs beside its\n"
@@ -66,13 +63,6 @@ def usage() -> str:
         "                optimizer, temporaries, total, fits}, serving.{weights, state_per_sequence, total, fits} and\n"
         "                device.{name, total, free}; null for what is not known"
     )
-
-
-def _take(words: list[str], flag: str) -> bool:
-    if flag not in words:
-        return False
-    words.remove(flag)
-    return True
 
 
 def _leave_accelerators_alone() -> None:

@@ -1,4 +1,4 @@
-"""`xlstm train`: train a model from a preset, or go on with a run."""
+"""`xlstm train`: train a model from a preset or a file, or go on with a run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from xlstm_jax.cli.options import apply_options
-from xlstm_jax.cli.target import RUNS, find_target, take_values
+from xlstm_jax.cli.field_help import fields_help
+from xlstm_jax.cli.names import existing_run, find_experiment, run_path
+from xlstm_jax.cli.parser import ExperimentParser
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.store.store import open_store
-from xlstm_jax.presets import preset_names, preset_summary
+from xlstm_jax.presets import get_preset, preset_names, preset_summary
 from xlstm_jax.runs.errors import ConfigChangedError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.config import Experiment
@@ -42,23 +43,27 @@ MAIN_OPTIONS = (
 class Call:
     """A command line, taken apart."""
 
-    target: str
+    target: str | None
     run: str | None = None
     fork: str | None = None
-    assignments: list[str] = dataclasses.field(default_factory=list)
-    options: list[str] = dataclasses.field(default_factory=list)
+    fields: list[str] = dataclasses.field(default_factory=list)
+    """The words that are left, for `apply_options`."""
+    help: bool = False
 
 
 def main(argv: Sequence[str]) -> int:
     """See `usage`; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
-        if not argv:
-            return 2
-        print(f"\nall fields, with the values of {preset_names()[0]}:\n")
-        argv = [preset_names()[0], "--help"]
     call = parse(argv)
-    experiment, run = _experiment_and_run(call)
+    if call.target is None:
+        print(usage())
+        if call.help:
+            name = preset_names()[0]
+            print(f"\nall fields, with the values of {name}:\n\n{fields_help(get_preset(name))}")
+        return 0 if call.help else 2
+    if call.help:
+        print(fields_help(find_experiment(call.target).changed(call.fields)))
+        return 0
+    experiment, run = _experiment_and_run(call, call.target)
     console = Console(highlight=False)
     if call.fork is not None:
         from xlstm_jax.training.setup import fork_run
@@ -77,14 +82,16 @@ def usage() -> str:
     wide = max(len(option) for option, _ in MAIN_OPTIONS)
     options = "\n".join(f"  {option:{wide}}  {text}" for option, text in MAIN_OPTIONS)
     return (
-        "usage: xlstm train PRESET [--run NAME|PATH] [--field VALUE ...] [--set PATH=JSON ...]\n"
-        "       xlstm train RUN    [--fork NAME] [--field VALUE ...]\n\n"
-        "Train a model from a preset into runs/PRESET, or go on with a run where it was.\n"
+        "usage: xlstm train PRESET|FILE [--run NAME|PATH] [PATH=VALUE ...]\n"
+        "       xlstm train RUN         [--fork NAME] [PATH=VALUE ...]\n\n"
+        "Train a model from a preset into runs/PRESET, or go on with a run where it was. FILE is a Python file with a\n"
+        "function that returns an Experiment, or the config.json of a run, which a new run then begins with.\n"
         f"Ctrl-C saves and stops.\n\npresets:\n{presets}\n\n"
         "  --run NAME|PATH  the run's folder (NAME stands for runs/NAME)\n"
         "  --fork NAME      start a copy of the run from its newest checkpoint; other values may change in it\n"
-        "  --set PATH=JSON  any field, or a whole sub-config on (an object) or off (null)\n\n"
-        f"often used (a field may be named by its last word where that is clear):\n{options}"
+        "  PATH=VALUE       any field; the end of its path is enough where that is clear. Also --PATH VALUE or\n"
+        "                   --set PATH=VALUE. {} switches a sub-config on, null off: model.slstm_block={}\n\n"
+        f"often used:\n{options}"
     )
 
 
@@ -94,31 +101,24 @@ def parse(argv: Sequence[str]) -> Call:
     Raises:
         ConfigError: for a missing target or value.
     """
-    if argv[0].startswith("-"):
-        raise ConfigError(f"xlstm train takes a preset or a run first, but got {argv[0]!r}")
-    call = Call(argv[0])
-    call.options, taken = take_values(argv[1:], ["--run", "--fork", "--set"])
-    for name, value in taken:
-        if name == "--set":
-            call.assignments.append(value)
-        else:
-            setattr(call, name[2:], value)
-    return call
+    parser = ExperimentParser("train")
+    parser.add_argument("--run")
+    parser.add_argument("--fork")
+    values, fields = parser.parse_with_fields(argv)
+    return Call(values.target, values.run, values.fork, fields, values.help)
 
 
-def run_path(name: str) -> Path:
-    """`NAME` -> `runs/NAME`; anything that looks like a path is one."""
-    path = Path(name)
-    return path if path.is_absolute() or len(path.parts) > 1 or name.startswith(".") else RUNS / name
-
-
-def _experiment_and_run(call: Call) -> tuple[Experiment, Path]:
+def _experiment_and_run(call: Call, word: str) -> tuple[Experiment, Path]:
     """The experiment with the call's changes, and the run it is for."""
-    target = find_target(call.target)
+    target = find_experiment(word)
     if target.run is not None and call.run is not None:
-        raise ConfigError(f"{call.target} is a run itself, so --run {call.run} has no meaning; a copy needs --fork")
+        raise ConfigError(f"{word} is a run itself, so --run {call.run} has no meaning; a copy needs --fork")
+    if not (call.run or target.name):
+        raise ConfigError(f"{word} gives no name to the new run; --run NAME does")
     experiment, path = target.experiment, target.run or run_path(call.run or target.name)
-    changed = apply_options(experiment, call.options, call.assignments, prog=f"xlstm train {call.target}")
+    if target.note is not None and existing_run(word) != path:
+        print(f"note: {target.note}", file=sys.stderr)
+    changed = target.changed(call.fields)
     store = changed.data.store
     if store and store != experiment.data.store and changed.data.sources == experiment.data.sources:
         # Who names a store means that text: if it is missing, that of the preset or run must not take its place.

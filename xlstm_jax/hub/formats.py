@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,7 @@ from xlstm_jax.hub import huggingface_llama, huggingface_xlstm
 from xlstm_jax.hub.errors import WeightsError, refuse
 from xlstm_jax.hub.safetensors_files import StoredTensor
 from xlstm_jax.hub.tensor_map import FLOATS, Entry, on_device, read_params
+from xlstm_jax.models.configs import FloatName
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
@@ -24,7 +25,7 @@ Tensors = Mapping[str, StoredTensor]
 class ReadOptions(NamedTuple):
     """What a caller may ask for when weights are read."""
 
-    dtype: str | None = None
+    dtype: FloatName | None = None
     """Of parameters and activations; None keeps that of each tensor, and computes in the widest of them."""
     context_length: int | None = None
     recurrent_layout: str | None = None
@@ -77,12 +78,12 @@ def detect(document: Mapping[str, Any], asked: str | None = None) -> Format:
     return found
 
 
-def compute_dtype(tensors: Tensors, asked: str | None = None) -> str:
+def compute_dtype(tensors: Tensors, asked: FloatName | None = None) -> FloatName:
     """The dtype to compute in: the one asked for, or the widest of the tensors'."""
     if asked is not None:
         return asked
     kinds = {tensor.dtype for tensor in tensors.values() if tensor.dtype in FLOATS.values()}
-    return jnp.result_type(*kinds).name if kinds else "float32"
+    return cast(FloatName, jnp.result_type(*kinds).name) if kinds else "float32"
 
 
 def _read_xlstm(document: Mapping[str, Any], tensors: Tensors, options: ReadOptions) -> Weights:

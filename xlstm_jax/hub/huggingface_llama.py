@@ -12,13 +12,14 @@ from typing import Any
 from xlstm_jax.config import ConfigError
 from xlstm_jax.hub.document import Document
 from xlstm_jax.hub.tensor_map import Entry, Part, dense
+from xlstm_jax.models.configs import FloatName
 from xlstm_jax.models.llama.config import LlamaConfig
 
 _THETA = 1e4
 
 
 def config_from_huggingface(
-    data: Mapping[str, Any], dtype: str = "float32", context_length: int | None = None
+    data: Mapping[str, Any], dtype: FloatName = "float32", context_length: int | None = None
 ) -> LlamaConfig:
     """The model that a config.json of the model type "llama" describes.
 

@@ -13,6 +13,7 @@ from typing import Any
 from xlstm_jax.config import ConfigError
 from xlstm_jax.hub.document import Document
 from xlstm_jax.hub.tensor_map import Entry, Part, dense
+from xlstm_jax.models.configs import FloatName
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
@@ -28,7 +29,7 @@ _KERNEL_EPS = 1e-6
 
 
 def config_from_huggingface(
-    data: Mapping[str, Any], dtype: str = "float32", context_length: int = DEFAULT_CONTEXT
+    data: Mapping[str, Any], dtype: FloatName = "float32", context_length: int = DEFAULT_CONTEXT
 ) -> xLSTMLMModelConfig:
     """The model that a config.json of the model type "xlstm" describes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +12,29 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from xlstm_jax.config import ConfigError, check_number
+from xlstm_jax.config import Above, AtLeast, AtMost, Below, Config, ConfigError, NonNegativeFloat, NonNegativeInt
 
 _INFINITY_BITS = 0x7F800000
 _COLDEST = 1e-30  # a smaller temperature would be flushed to zero, and 0 / 0 is NaN
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Config):
     """How a text is continued.
 
     Raises:
         ConfigError: for a value out of its range.
     """
 
-    max_tokens: int = 256
+    max_tokens: NonNegativeInt = 256
     """Tokens to generate, at most."""
-    temperature: float = 0.8
+    temperature: NonNegativeFloat = 0.8
     """Divides the logits; 0 takes the most likely token always."""
-    top_k: int | None = None
+    top_k: Annotated[int, AtLeast(1), Below(2**31)] | None = None
     """Choose among so many most likely tokens."""
-    top_p: float | None = None
+    top_p: Annotated[float, Above(0), AtMost(1)] | None = None
     """Choose among the fewest most likely tokens whose probabilities, after temperature and top-k, sum to this."""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0), Below(2**32)] = 0
     """Fixes all random choices."""
     stop: Sequence[str] = ()
     """Texts that end a row; they are not part of what comes out."""
@@ -43,11 +43,7 @@ class Sampling:
     by what follows a lone space, which a tokenizer with words like " name" all but never has inside a text."""
 
     def __post_init__(self) -> None:
-        check_number(self, "max_tokens", at_least=0, integer=True)
-        check_number(self, "temperature", at_least=0)
-        check_number(self, "top_k", at_least=1, below=2**31, integer=True, optional=True)
-        check_number(self, "top_p", above=0, at_most=1, optional=True)
-        check_number(self, "seed", at_least=0, below=2**32, integer=True)
+        super().__post_init__()
         if isinstance(self.stop, bytes) or not isinstance(self.stop, Sequence):
             raise ConfigError(f"Sampling.stop is {self.stop!r}, but must be a text or a list of texts")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)

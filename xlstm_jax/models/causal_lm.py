@@ -12,13 +12,11 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.models.layouts import param_shapes, spans
+from xlstm_jax.models.configs import remat
 from xlstm_jax.models.shared.context import Context
-from xlstm_jax.models.shared.embedding import Embedding, check_inputs
 from xlstm_jax.models.shared.init import small_init
-from xlstm_jax.models.shared.lm_head import LMHead
-from xlstm_jax.models.shared.remat import remat
-from xlstm_jax.models.stack import NormedBlockStack
+from xlstm_jax.models.shared.layers import Embedding, LMHead, check_inputs
+from xlstm_jax.models.stack import NormedBlockStack, spans
 
 State = tuple[Any, ...]
 """One entry a run of blocks (see `models.stack.BlockStack`)."""
@@ -49,11 +47,11 @@ class CausalLM(nn.Module):
                 f"{type(cfg).__name__}.vocab_size is {cfg.vocab_size}, but must be set to build the model"
             )
         embed_init = small_init(cfg.embedding_dim, cfg.init_distribution_embed)
-        self.token_embedding = Embedding(cfg.vocab_size, cfg.embedding_dim, cfg._dtype, embed_init)
+        self.token_embedding = Embedding(cfg.vocab_size, cfg.embedding_dim, cfg.dtype, embed_init)
         self.embedding_dropout = nn.Dropout(cfg.dropout if cfg.add_embedding_dropout else 0.0)
         setattr(self, self.stack_name, NormedBlockStack(cfg))
         head_init = small_init(cfg.embedding_dim, cfg.init_distribution_out)
-        self.lm_head = LMHead(cfg.vocab_size, head_init, cfg._lm_head_dtype, cfg.logits_soft_cap)
+        self.lm_head = LMHead(cfg.vocab_size, head_init, cfg.lm_head_dtype, cfg.logits_soft_cap)
 
     @overload
     def __call__(
@@ -134,7 +132,8 @@ class CausalLM(nn.Module):
             tokens = jnp.where(context.mask, tokens, 0)
         x = remat("Embed", self.config.parallel, Embedding.__call__)(self.token_embedding, tokens)
         x = self.embedding_dropout(x, deterministic=not context.train)
-        return getattr(self, self.stack_name)(x, state, context)
+        stack = getattr(self, self.stack_name)
+        return remat("BlockStack", self.config.parallel, NormedBlockStack.__call__)(stack, x, state, context)
 
     def head(self, features: Float[Array, "*shape dim"]) -> Float[Array, "*shape vocab"]:
         """The float32 logits of hidden states that `features` returned, soft-capped."""
@@ -153,6 +152,8 @@ class CausalLM(nn.Module):
     @property
     def param_count(self) -> int:
         """Number of parameters; no array is made."""
+        from xlstm_jax.models.layouts import param_shapes  # it builds models
+
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(self.config)))
 
     @property

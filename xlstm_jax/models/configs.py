@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, from_json, near_miss, to_json
+from xlstm_jax.config import Config, ConfigError, PositiveInt, near_miss
 
 FloatName = Literal["float32", "bfloat16", "float16", "float64"]
 
-FLOAT_NAMES = ("float32", "bfloat16", "float16", "float64")
+FLOAT_NAMES = get_args(FloatName)
 
 MODULE_NAMES = (
     "Embed",
@@ -33,40 +34,38 @@ MODULE_NAMES = (
 _NO_DEFAULT = object()
 
 C = TypeVar("C", bound="SubModelConfig")
+T = TypeVar("T")
 
 
 @dataclass
-class SubModelConfig:
+class SubModelConfig(Config):
     """Base of every config of a part of a model.
 
     A config is never changed by the module that receives it: values that follow from a parent go into copies.
     """
 
-    def to_dict(self) -> dict[str, Any]:
-        """The public fields as JSON values; private (derived) fields are left out."""
-        return to_json(self, type(self).__name__)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parallel: ParallelConfig | None = getattr(self, "parallel", None)
+        if parallel is not None:
+            parallel.check_one_device(f"{type(self).__name__}.parallel")
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ConfigError: for an unknown field or a value of the wrong type, naming it.
-        """
-        return from_json(cls, data)
+    def resolved(self) -> Mapping[str, SubModelConfig | None]:
+        """The configs of the parts, by field, with what follows from this one filled in."""
+        return {}
 
 
 @dataclass(kw_only=True)
-class ParallelConfig:
+class ParallelConfig(Config):
     """How a model is laid out over devices; mesh axes stand in the order (data, fsdp, pipeline, model).
 
     `-1` for one axis size means: what the other axes leave of the devices.
     """
 
-    data_axis_size: int = -1
-    fsdp_axis_size: int = 1
-    pipeline_axis_size: int = 1
-    model_axis_size: int = 1
+    data_axis_size: PositiveInt | Literal[-1] = -1
+    fsdp_axis_size: PositiveInt | Literal[-1] = 1
+    pipeline_axis_size: PositiveInt | Literal[-1] = 1
+    model_axis_size: PositiveInt | Literal[-1] = 1
     data_axis_name: str = "dp"
     fsdp_axis_name: str = "fsdp"
     pipeline_axis_name: str = "pp"
@@ -75,31 +74,38 @@ class ParallelConfig:
     """Names of the modules whose activations are recomputed in the backward pass."""
     fsdp_modules: list[str] = field(default_factory=list)
     fsdp_min_weight_size: int = 2**18
-    fsdp_gather_dtype: FloatName | None = None
-    fsdp_grad_scatter_dtype: FloatName | None = None
+    fsdp_gather_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    fsdp_grad_scatter_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     tp_async_dense: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("fsdp_gather_dtype", "fsdp_grad_scatter_dtype"):
-            check_choice(self, name, ("float32", "bfloat16", "float16", None))
-        for name in ("data_axis_size", "fsdp_axis_size", "pipeline_axis_size", "model_axis_size"):
-            if getattr(self, name) != -1:
-                check_number(self, name, at_least=1, integer=True)
+        super().__post_init__()
         for name in ("remat", "fsdp_modules"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigError(f"ParallelConfig.{name} is {getattr(self, name)!r}, but must be a list of names")
-            parts = list(getattr(self, name) or ())
-            for part in parts:
+            for part in getattr(self, name):
                 if part not in MODULE_NAMES:
                     raise ConfigError(
                         f"ParallelConfig.{name} names {part!r}{near_miss(part, MODULE_NAMES)}; "
                         f"the parts of a model are {', '.join(MODULE_NAMES)}"
                     )
-            setattr(self, name, parts)
+
+    def check_one_device(self, path: str) -> None:
+        """Raise `ConfigError` for a layout that a model without a mesh cannot have."""
+        for name in ("data_axis_size", "fsdp_axis_size", "pipeline_axis_size", "model_axis_size"):
+            size = getattr(self, name)
+            if size > 1:
+                raise ConfigError(
+                    f"{path}.{name} is {size}, but models run on one device for now: "
+                    f"leave it at {-1 if name == 'data_axis_size' else 1}"
+                )
+        if self.tp_async_dense:
+            raise ConfigError(
+                f"{path}.tp_async_dense is True, but there is no communication to overlap at model_axis_size 1: "
+                "leave it False"
+            )
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
+class ModelConfig(Config):
     """A model to build: its class by name, its config and its layout over devices."""
 
     model_class: str
@@ -131,20 +137,52 @@ def inherit(child: C, parent: SubModelConfig, values: Mapping[str, Any], **deriv
     return dataclasses.replace(child, **taken, **derived)
 
 
-def check_one_device(owner: Any) -> None:
-    """Raise `ConfigError` if `owner.parallel` asks for a layout that a model without a mesh cannot have."""
-    parallel: ParallelConfig | None = owner.parallel
-    if parallel is None:
-        return
-    for name in ("data_axis_size", "fsdp_axis_size", "pipeline_axis_size", "model_axis_size"):
-        size = getattr(parallel, name)
-        if size > 1:
-            raise ConfigError(
-                f"{type(owner).__name__}.parallel.{name} is {size}, but models run on one device for now: "
-                f"leave it at {-1 if name == 'data_axis_size' else 1}"
-            )
-    if parallel.tp_async_dense:
-        raise ConfigError(
-            f"{type(owner).__name__}.parallel.tp_async_dense is True, but there is no communication to overlap "
-            "at model_axis_size 1: leave it False"
-        )
+def remat(part: str, parallel: ParallelConfig | None, method: Callable[..., Any], *, prevent_cse: bool = True) -> Any:
+    """`method(module, *arrays)`, recomputed in the backward pass if `parallel.remat` has the name of the part.
+
+    `prevent_cse=False` is for the body of a scan, which needs no barrier against common-subexpression elimination.
+    """
+    if parallel is None or part not in parallel.remat:
+        return method
+    from flax import linen as nn  # configs are read where no model is
+
+    return nn.remat(method, prevent_cse=prevent_cse)
+
+
+def remembered(method: Callable[..., T]) -> Callable[..., T]:
+    """A method of a config whose results are kept, for configs of the same values: modules ask at every call."""
+    kept: dict[Any, T] = {}
+
+    @functools.wraps(method)
+    def recall(self: Any, *args: Any) -> T:
+        key = (_values(self), args)
+        if key not in kept:
+            if len(kept) >= _REMEMBERED:
+                kept.clear()
+            kept[key] = method(self, *args)
+        return kept[key]
+
+    return recall
+
+
+_REMEMBERED = 4096
+"""Results of a method that are kept at once; a deep mix asks for as many as it has blocks."""
+
+
+def _values(config: Any) -> tuple[Any, ...]:
+    """What a config holds, private fields too, as something that can be a key."""
+    found, rest = [], [config]
+    while rest:
+        value = rest.pop()
+        if dataclasses.is_dataclass(value):
+            found.append(type(value))
+            rest.extend(value.__dict__.values())
+        elif isinstance(value, (list, tuple)):
+            found.append(len(value))
+            rest.extend(value)
+        elif isinstance(value, dict):
+            found.append(tuple(value))
+            rest.extend(value.values())
+        else:
+            found.append(value)
+    return tuple(found)

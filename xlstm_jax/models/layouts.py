@@ -8,36 +8,26 @@ gradients, moments of an optimizer.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-_RUN = re.compile(r"blocks_(\d+)(?:_(\d+))?")
+from xlstm_jax.models.kinds import KINDS
+from xlstm_jax.models.stack import run_name, span_of, spans
 
-
-def spans(config: Any) -> tuple[range, ...]:
-    """The blocks of each run: neighbours of one kind with `config.scan_blocks`, else every block by itself."""
-    kinds = config.block_kinds
-    if not config.scan_blocks:
-        return tuple(range(i, i + 1) for i in range(len(kinds)))
-    groups = [len(list(group)) for _, group in itertools.groupby(kinds)]
-    ends = list(itertools.accumulate(groups))
-    return tuple(range(end - size, end) for end, size in zip(ends, groups, strict=True))
-
-
-def run_name(span: range) -> str:
-    """The name of a run's parameters."""
-    return f"blocks_{span[0]}" if len(span) == 1 else f"blocks_{span[0]}_{span[-1]}"
-
-
-def span_of(name: str) -> range | None:
-    """The blocks of the run of that name; None for the name of something else."""
-    match = _RUN.fullmatch(name)
-    return None if match is None else range(int(match[1]), int(match[2] or match[1]) + 1)
+__all__ = [
+    "as_once",
+    "block_shapes",
+    "from_once",
+    "param_shapes",
+    "run_name",
+    "span_of",
+    "spans",
+    "to_blocks",
+    "to_runs",
+]
 
 
 def to_blocks(tree: Any) -> Any:
@@ -79,7 +69,6 @@ def param_shapes(config: Any) -> dict[str, Any]:
     """The tree of `build_model(config)`'s parameters with shapes and dtypes for arrays; nothing is made, and one block
     of each kind is traced, whatever the depth."""
     # Models stand above their layouts.
-    from xlstm_jax.models.kinds import KINDS
     from xlstm_jax.models.language_model import build_model
 
     kinds = config.block_kinds

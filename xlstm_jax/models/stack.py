@@ -1,7 +1,13 @@
-"""The stack of residual blocks: runs of equal blocks, each run scanned or a single block."""
+"""The stack of residual blocks: runs of equal blocks, each run scanned or a single block.
+
+A run of one block is named `blocks_3`; one of several, which a scan goes over, `blocks_4_19`: its parameters have a
+leading axis over the blocks.
+"""
 
 from __future__ import annotations
 
+import itertools
+import re
 from functools import partial
 from typing import Any
 
@@ -10,11 +16,33 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from xlstm_jax.models.configs import remat
 from xlstm_jax.models.kinds import KINDS
-from xlstm_jax.models.layouts import run_name, spans
 from xlstm_jax.models.shared.context import PLAIN, Context
-from xlstm_jax.models.shared.remat import remat
-from xlstm_jax.models.xlstm_parallel.components.normalization import NormLayer
+from xlstm_jax.models.shared.layers import NormLayer
+
+_RUN = re.compile(r"blocks_(\d+)(?:_(\d+))?")
+
+
+def spans(config: Any) -> tuple[range, ...]:
+    """The blocks of each run: neighbours of one kind with `config.scan_blocks`, else every block by itself."""
+    kinds = config.block_kinds
+    if not config.scan_blocks:
+        return tuple(range(i, i + 1) for i in range(len(kinds)))
+    groups = [len(list(group)) for _, group in itertools.groupby(kinds)]
+    ends = list(itertools.accumulate(groups))
+    return tuple(range(end - size, end) for end, size in zip(ends, groups, strict=True))
+
+
+def run_name(span: range) -> str:
+    """The name of a run's parameters."""
+    return f"blocks_{span[0]}" if len(span) == 1 else f"blocks_{span[0]}_{span[-1]}"
+
+
+def span_of(name: str) -> range | None:
+    """The blocks of the run of that name; None for the name of something else."""
+    match = _RUN.fullmatch(name)
+    return None if match is None else range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
 class BlockStack(nn.Module):
@@ -67,9 +95,6 @@ class BlockStack(nn.Module):
         Raises:
             ValueError: for the state of another stack.
         """
-        return remat("BlockStack", self.config.parallel, BlockStack._run)(self, x, state, context)
-
-    def _run(self, x: Array, state: Any, context: Context) -> tuple[Array, tuple[Any, ...] | None]:
         cfg, runs = self.config, spans(self.config)
         if state is not None and len(state) != len(runs):
             raise ValueError(f"state has {len(state)} entries, but the stack has {len(runs)}, one a run of blocks")
@@ -91,7 +116,10 @@ class BlockStack(nn.Module):
                 )
                 x, after = scan(block, x, before, jnp.arange(span.start, span.stop), context)
             states.append(after)
-        return x, tuple(states) if context.keep_state else None
+        return self._finish(x), tuple(states) if context.keep_state else None
+
+    def _finish(self, x: Array) -> Array:
+        return x
 
 
 def _for_each_block(blocks: int, leaf: Array) -> Array:
@@ -109,11 +137,7 @@ class NormedBlockStack(BlockStack):
         super().setup()
         cfg = self.config
         if cfg.add_post_blocks_norm:
-            self.post_blocks_norm = NormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=cfg.norm_type)
+            self.post_blocks_norm = NormLayer(eps=cfg.norm_eps, dtype=cfg.dtype, norm_type=cfg.norm_type)
 
-    def __call__(
-        self, x: Float[Array, "batch seq dim"], state: Any = None, context: Context = PLAIN
-    ) -> tuple[Float[Array, "batch seq dim"], tuple[Any, ...] | None]:
-        """(y, state); see `BlockStack`."""
-        x, state = remat("BlockStack", self.config.parallel, BlockStack._run)(self, x, state, context)
-        return self.post_blocks_norm(x) if self.config.add_post_blocks_norm else x, state
+    def _finish(self, x: Array) -> Array:
+        return self.post_blocks_norm(x) if self.config.add_post_blocks_norm else x

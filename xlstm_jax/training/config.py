@@ -8,9 +8,20 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Literal
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, from_json, to_json
+from xlstm_jax.config import (
+    AtLeast,
+    Below,
+    Config,
+    ConfigError,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    to_json,
+)
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
@@ -19,7 +30,7 @@ VOCAB_MULTIPLE = 64
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Config):
     """The text to learn from, and how it becomes tokens."""
 
     sources: tuple[str, ...] = ("stdlib",)
@@ -28,11 +39,11 @@ class DataConfig:
     """Folder of the token store; a name under `stores/` that follows from the fields below if not given."""
     tokenizer: str = "bpe"
     """`bytes`, `bpe` (trained on the sources) or the path of a tokenizer.json."""
-    vocab_size: int = 4096
+    vocab_size: Annotated[int, AtLeast(257)] = 4096
     """Size of the vocabulary that `bpe` trains; other tokenizers bring their own."""
-    validation_fraction: float = 0.02
+    validation_fraction: Annotated[float, AtLeast(0), Below(1)] = 0.02
     """Share of the documents (chosen by hash) that is held out."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Fixes the order of the documents and which are held out."""
     mask_crossing: bool = False
     """Leave the first token of each document out of the loss: only the document before could tell of it."""
@@ -41,10 +52,7 @@ class DataConfig:
     """Of the store's content; filled in when a run begins, so that it cannot go on with another text."""
 
     def __post_init__(self) -> None:
-        self.sources = tuple(self.sources)
-        check_number(self, "vocab_size", at_least=257, integer=True)
-        check_number(self, "validation_fraction", at_least=0, below=1)
-        check_number(self, "seed", at_least=0, integer=True)
+        super().__post_init__()
         if not self.sources and self.store is None:
             raise ConfigError("DataConfig.sources is empty and DataConfig.store is not given; one of them must be")
         if not self.tokenizer:
@@ -62,77 +70,59 @@ class DataConfig:
 
 
 @dataclass
-class OptimizerConfig:
+class OptimizerConfig(Config):
     """AdamW with decoupled weight decay (scaled by the learning rate), clipping by the global norm and a schedule."""
 
     name: Literal["adamw"] = "adamw"
-    lr: float = 1e-3
+    lr: PositiveFloat = 1e-3
     """Learning rate at its peak."""
     schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
     """How the rate falls from its peak after the warm-up to `end_lr_factor` of it before the cool-down."""
-    warmup_steps: int = 100
-    end_lr_factor: float = 0.1
-    cooldown_steps: int = 0
+    warmup_steps: NonNegativeInt = 100
+    end_lr_factor: Share = 0.1
+    cooldown_steps: NonNegativeInt = 0
     """Steps at the end over which the rate falls on towards 0, in equal parts."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
+    betas: tuple[Annotated[float, AtLeast(0), Below(1)], Annotated[float, AtLeast(0), Below(1)]] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.1
     decay_mask: Literal["kernels", "all"] = "kernels"
     """What decays: `kernels` as in the published runs (no embedding, norm or bias), or every parameter."""
-    grad_clip_norm: float | None = 1.0
+    grad_clip_norm: PositiveFloat | None = 1.0
     """Gradients of a larger global norm are scaled down to it."""
 
     def __post_init__(self) -> None:
-        self.betas = tuple(self.betas)  # type: ignore[assignment]
-        check_choice(self, "name", ("adamw",))
-        check_choice(self, "schedule", ("cosine", "linear", "exponential", "constant"))
-        check_choice(self, "decay_mask", ("kernels", "all"))
-        check_number(self, "lr", above=0)
-        for name in ("warmup_steps", "cooldown_steps"):
-            check_number(self, name, at_least=0, integer=True)
-        check_number(self, "end_lr_factor", at_least=0, at_most=1)
+        super().__post_init__()
         if self.schedule == "exponential" and self.end_lr_factor == 0:
             raise ConfigError("OptimizerConfig.end_lr_factor is 0, but must be > 0 for the schedule 'exponential'")
-        check_number(self, "eps", above=0)
-        check_number(self, "weight_decay", at_least=0)
-        check_number(self, "grad_clip_norm", above=0, optional=True)
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"OptimizerConfig.betas is {self.betas!r}, but must be two numbers >= 0 and < 1")
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(Config):
     """How long and in what portions a model is trained, and what is written down on the way."""
 
-    steps: int = 1000
-    batch_size: int = 8
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 8
     """Rows in one step."""
-    seq_len: int | None = None
+    seq_len: PositiveInt | None = None
     """Tokens in a row; the model's `context_length` if not given."""
-    accumulate: int = 1
+    accumulate: PositiveInt = 1
     """Micro-batches that a step's rows are cut into; the result is that of the whole batch, with less memory."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Fixes the initial parameters, the order of the rows and the dropout."""
-    eval_every: int = 100
+    eval_every: NonNegativeInt = 100
     """Steps between two looks at the held-out text; 0 for one at the end alone."""
-    eval_tokens: int | None = 65536
+    eval_tokens: PositiveInt | None = 65536
     """Held-out tokens to read (whole documents) on the way; all of them if not given. The end reads all."""
-    checkpoint_every: int = 200
+    checkpoint_every: NonNegativeInt = 200
     """Steps between two checkpoints; the last step always makes one. 0 for the last one alone."""
-    keep_checkpoints: int = 2
-    log_every: int = 10
+    keep_checkpoints: PositiveInt = 2
+    log_every: PositiveInt = 10
     """Steps between two lines when the output is not a terminal; metrics.jsonl has every step."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts that the trained model continues when training ends."""
 
     def __post_init__(self) -> None:
-        self.sample_prompts = tuple(self.sample_prompts)
-        for name in ("steps", "batch_size", "accumulate", "keep_checkpoints", "log_every"):
-            check_number(self, name, at_least=1, integer=True)
-        for name in ("seed", "eval_every", "checkpoint_every"):
-            check_number(self, name, at_least=0, integer=True)
-        check_number(self, "seq_len", at_least=1, integer=True, optional=True)
-        check_number(self, "eval_tokens", at_least=1, integer=True, optional=True)
+        super().__post_init__()
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"TrainingConfig.accumulate is {self.accumulate!r}, but must divide batch_size = {self.batch_size}"
@@ -140,7 +130,7 @@ class TrainingConfig:
 
 
 @dataclass
-class Experiment:
+class Experiment(Config):
     """Everything that a run is made from; what presets return and what a run folder keeps as config.json."""
 
     model: LanguageModelConfig = field(default_factory=xLSTMLMModelConfig)
@@ -149,6 +139,7 @@ class Experiment:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.training.seq_len is None and self.model.context_length < 1:
             raise ConfigError(
                 f"model.context_length is {self.model.context_length!r}, but must be a whole number >= 1 "
@@ -167,19 +158,6 @@ class Experiment:
     def seq_len(self) -> int:
         """Tokens in a training row."""
         return self.training.seq_len or self.model.context_length
-
-    def to_dict(self) -> dict[str, Any]:
-        """The experiment as JSON values."""
-        return to_json(self, "experiment")
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ConfigError: for an unknown field or a value that does not fit, naming it.
-        """
-        return from_json(cls, data, "experiment")
 
 
 def with_vocabulary(experiment: Experiment, vocab_size: int) -> Experiment:

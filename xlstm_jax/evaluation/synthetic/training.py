@@ -6,13 +6,23 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xlstm_jax.config import ConfigError, check_choice, check_number
+from xlstm_jax.config import (
+    AtLeast,
+    Below,
+    Config,
+    ConfigError,
+    NonNegativeFloat,
+    OneOf,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+)
 from xlstm_jax.evaluation.synthetic.accuracy import Answerer, LengthBin, by_length, make_answerer, right_answers
 from xlstm_jax.evaluation.synthetic.tasks import TASKS, Task
 from xlstm_jax.evaluation.synthetic.tasks import Rows as TaskRows
@@ -30,50 +40,41 @@ TRAIN_BINS, TEST_BINS = 4, 9
 
 
 @dataclass
-class SyntheticConfig:
+class SyntheticConfig(Config):
     """A formal language and how it is learnt: AdamW with weight decay on matrices, a warm-up and a cosine."""
 
-    task: str = "parity"
-    steps: int = 400
-    batch_size: int = 64
-    lr: float = 1e-2
+    task: Annotated[str, OneOf(tuple(TASKS))] = "parity"
+    steps: PositiveInt = 400
+    batch_size: PositiveInt = 64
+    lr: PositiveFloat = 1e-2
     """Learning rate at its peak."""
-    weight_decay: float = 0.1
-    warmup: float = 0.1
+    weight_decay: NonNegativeFloat = 0.1
+    warmup: Share = 0.1
     """Share of the steps in which the learning rate rises."""
-    end_lr_factor: float = 1e-3
+    end_lr_factor: PositiveFloat = 1e-3
     """Learning rate of the last step by that of the peak."""
     betas: tuple[float, float] = (0.9, 0.99)
     grad_clip_norm: float | None = 1.0
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0), Below(2**63)] = 0
     """Fixes the initial parameters and all rows."""
     train_lengths: tuple[int, int] = (3, 40)
-    short_length: int = 10
+    short_length: PositiveInt = 10
     """The first steps see rows up to this length only."""
-    short_share: float = 0.4
+    short_share: Share = 0.4
     """The share of the steps that are such. In long rows the one answer says too little about what is to be found: with
     a share of 0 parity takes some models many times as long, or is not found."""
     test_lengths: tuple[int, int] = (40, 256)
-    test_rows: int = 1024
-    validation_rows: int = 512
+    test_rows: PositiveInt = 1024
+    validation_rows: PositiveInt = 512
     """Rows, of lengths as in training, of each look on the way."""
-    look_every: int = 25
+    look_every: PositiveInt = 25
     """Steps between two looks."""
-    patience: int | None = 4
+    patience: PositiveInt | None = 4
     """Training ends early after so many looks in a row without a wrong answer, those at short rows not counted; never
     if None."""
 
     def __post_init__(self) -> None:
-        check_choice(self, "task", TASKS)
-        for name in ("steps", "batch_size", "test_rows", "validation_rows", "look_every"):
-            check_number(self, name, at_least=1, integer=True)
-        for name in ("lr", "end_lr_factor"):
-            check_number(self, name, above=0)
-        check_number(self, "weight_decay", at_least=0)
-        for name in ("warmup", "short_share"):
-            check_number(self, name, at_least=0, at_most=1)
-        check_number(self, "seed", at_least=0, below=2**63, integer=True)
-        check_number(self, "patience", at_least=1, integer=True, optional=True)
+        super().__post_init__()
         for name in ("train_lengths", "test_lengths"):
             low, high = getattr(self, name)
             if not 1 <= low <= high:
@@ -81,7 +82,6 @@ class SyntheticConfig:
                     f"SyntheticConfig.{name} is {low} to {high}, but must be two numbers >= 1 in ascending order"
                 )
             TASKS[self.task].lengths(low, high)
-        check_number(self, "short_length", at_least=1, integer=True)
         if self.short_steps:
             TASKS[self.task].lengths(self.train_lengths[0], self.short_length)
 

@@ -12,8 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import small_init, wang_init
-from xlstm_jax.models.shared.linear import Linear
-from xlstm_jax.models.xlstm_parallel.components.normalization import RMSNorm
+from xlstm_jax.models.shared.layers import Linear, RMSNorm
 
 MIN_BLOCK = 128
 """Queries of a block of attention: 128 was the fastest of 64, 128 and 256 on a CPU, at 512 tokens."""
@@ -193,13 +192,14 @@ class SelfAttention(nn.Module):
         batch, seq, dim = x.shape
 
         def heads_of(name: str, heads: int) -> Array:
-            y = Linear(heads * cfg.head_dim, small_init(dim), cfg.use_bias, cfg._dtype, name=f"dense_{name}")(x)
+            init = small_init(dim)
+            y = Linear(heads * cfg.head_dim, init, cfg.use_bias, cfg.dtype, name=f"dense_{name}")(x)
             return y.reshape(batch, seq, heads, cfg.head_dim)
 
         query, key, value = heads_of("q", cfg.num_heads), heads_of("k", cfg.kv_heads), heads_of("v", cfg.kv_heads)
         if cfg.qk_norm:
-            query = RMSNorm(eps=cfg.norm_eps, dtype=cfg._dtype, name="q_norm")(query)
-            key = RMSNorm(eps=cfg.norm_eps, dtype=cfg._dtype, name="k_norm")(key)
+            query = RMSNorm(eps=cfg.norm_eps, dtype=cfg.dtype, name="q_norm")(query)
+            key = RMSNorm(eps=cfg.norm_eps, dtype=cfg.dtype, name="k_norm")(key)
         query, key = rotate(query, layout.sin, layout.cos), rotate(key, layout.sin, layout.cos)
 
         keeps = context.keep_state or (cache is not None and seq == 1)
@@ -214,7 +214,8 @@ class SelfAttention(nn.Module):
             values = jnp.concatenate([_heads_last(cache.value), value], axis=1)
         y = attend(query, keys, values, layout.mask, cfg.qk_scale)
         y = y.reshape(batch, seq, cfg.num_heads * cfg.head_dim)
-        y = Linear(dim, wang_init(dim, 2 * cfg.num_blocks), cfg.use_bias, cfg._dtype, name="dense_out")(y)
+        out_init = wang_init(dim, 2 * cfg.num_blocks)
+        y = Linear(dim, out_init, cfg.use_bias, cfg.dtype, name="dense_out")(y)
         y = nn.Dropout(cfg.dropout, deterministic=not context.train)(y)
         return y, after if context.keep_state else None
 

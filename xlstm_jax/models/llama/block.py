@@ -6,13 +6,12 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from xlstm_jax.models.configs import remat
 from xlstm_jax.models.llama.attention import KVCache, SelfAttention, init_cache
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import small_init, wang_init
-from xlstm_jax.models.shared.linear import Linear
-from xlstm_jax.models.shared.remat import remat
-from xlstm_jax.models.xlstm_parallel.components.normalization import RMSNorm
+from xlstm_jax.models.shared.layers import Linear, RMSNorm
 
 
 class SwiGLU(nn.Module):
@@ -25,10 +24,11 @@ class SwiGLU(nn.Module):
         cfg, dim = self.config, x.shape[-1]
 
         def up(name: str) -> Array:
-            return Linear(cfg.ffn_width, small_init(dim), cfg.use_bias, cfg._dtype, name=name)(x)
+            return Linear(cfg.ffn_width, small_init(dim), cfg.use_bias, cfg.dtype, name=name)(x)
 
         hidden = jax.nn.silu(up("proj_up_gate")) * up("proj_up")
-        y = Linear(dim, wang_init(dim, 2 * cfg.num_blocks), cfg.use_bias, cfg._dtype, name="proj_down")(hidden)
+        out_init = wang_init(dim, 2 * cfg.num_blocks)
+        y = Linear(dim, out_init, cfg.use_bias, cfg.dtype, name="proj_down")(hidden)
         return nn.Dropout(cfg.dropout, deterministic=not train)(y)
 
 
@@ -39,7 +39,7 @@ class TransformerBlock(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        self.attn_norm, self.ffn_norm = (RMSNorm(eps=cfg.norm_eps, dtype=cfg._dtype) for _ in range(2))
+        self.attn_norm, self.ffn_norm = (RMSNorm(eps=cfg.norm_eps, dtype=cfg.dtype) for _ in range(2))
         self.attn, self.ffn = SelfAttention(cfg), SwiGLU(cfg)
 
     @nn.nowrap

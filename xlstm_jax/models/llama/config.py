@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import jax.numpy as jnp
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
-from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, SubModelConfig, check_one_device
+from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, PositiveFloat, PositiveInt
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.init import InitDistribution
 
 
@@ -20,33 +20,33 @@ class LlamaConfig(SubModelConfig):
     It has `embedding_dim / head_dim` query heads.
     """
 
-    embedding_dim: int = 768
-    num_blocks: int = 12
-    vocab_size: int = -1
+    embedding_dim: PositiveInt = 768
+    num_blocks: PositiveInt = 12
+    vocab_size: PositiveInt | Literal[-1] = -1
     """Number of tokens; must be set to build the model."""
-    context_length: int = -1
+    context_length: Annotated[int, AtLeast(-1)] = -1
     """Length of training sequences, and of the key-value cache where no other length is asked for."""
-    head_dim: int = 128
+    head_dim: PositiveInt = 128
     """Size of a head; must divide embedding_dim, and be even for the rotary positions."""
-    num_kv_heads: int | None = None
+    num_kv_heads: PositiveInt | None = None
     """Heads of keys and values, each shared by a group of query heads (arXiv 2305.13245); None: one a query head."""
     qk_norm: bool = False
     """RMSNorm on queries and keys, head by head, before the rotation."""
-    theta: float = 1e4
+    theta: PositiveFloat = 1e4
     """Base of the rotary frequencies."""
-    ffn_dim: int | None = None
+    ffn_dim: PositiveInt | None = None
     """Width of the feed-forward layer; None: 8/3 of embedding_dim times `ffn_dim_multiplier`, rounded up to a multiple
     of `ffn_multiple_of`."""
-    ffn_multiple_of: int = 64
-    ffn_dim_multiplier: float = 1.0
+    ffn_multiple_of: PositiveInt = 64
+    ffn_dim_multiplier: PositiveFloat = 1.0
     use_bias: bool = False
     """Biases in every linear map of the blocks."""
-    norm_eps: float = 1e-6
+    norm_eps: PositiveFloat = 1e-6
     tie_weights: bool = False
     """Use the embedding as the head's kernel."""
-    logits_soft_cap: float | None = None
+    logits_soft_cap: PositiveFloat | None = None
     """Soft cap for the logits; None for no cap."""
-    lm_head_dtype: str = "float32"
+    lm_head_dtype: FloatName = "float32"
     """Dtype of the product with the head; logits are float32."""
     mask_across_document_boundaries: bool = True
     """No token sees those of another document, and each document's positions begin at 0."""
@@ -54,32 +54,18 @@ class LlamaConfig(SubModelConfig):
     """What queries times keys are divided by the square root of; "num_heads" is for weights that were trained so."""
     scan_blocks: bool = False
     """Compile one block and scan over it; the parameters of all blocks lie in one array along a leading axis."""
-    dropout: float = 0.0
+    dropout: DropoutRate = 0.0
     """Rate of the dropout after each layer, on in training only."""
     add_embedding_dropout: bool = False
     """Dropout, at the rate `dropout`, on the embedded tokens too."""
     weight_decay_on_embedding: bool = False
     """Whether the optimizer decays the embedding."""
-    dtype: str = "float32"
+    dtype: FloatName = "float32"
     """Dtype of activations and of the cache; parameters are float32."""
     parallel: ParallelConfig | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("embedding_dim", "num_blocks", "head_dim", "ffn_multiple_of"):
-            check_number(self, name, at_least=1, integer=True)
-        for name in ("num_kv_heads", "ffn_dim"):
-            check_number(self, name, at_least=1, integer=True, optional=True)
-        if self.vocab_size != -1:
-            check_number(self, "vocab_size", at_least=1, integer=True)
-        check_number(self, "context_length", at_least=-1, integer=True)
-        for name in ("theta", "ffn_dim_multiplier", "norm_eps"):
-            check_number(self, name, above=0)
-        check_number(self, "logits_soft_cap", above=0, optional=True)
-        check_number(self, "dropout", at_least=0, below=1)
-        check_choice(self, "attention_scale", ("head_dim", "num_heads"))
-        for name in ("dtype", "lm_head_dtype"):
-            check_choice(self, name, FLOAT_NAMES)
+        super().__post_init__()
         if self.head_dim % 2:
             raise ConfigError(f"LlamaConfig.head_dim is {self.head_dim}, but must be even for the rotary positions")
         if self.embedding_dim % self.head_dim:
@@ -91,7 +77,6 @@ class LlamaConfig(SubModelConfig):
                 f"LlamaConfig.num_kv_heads is {self.num_kv_heads}, but must divide the number of query heads, "
                 f"embedding_dim / head_dim = {self.num_heads}"
             )
-        check_one_device(self)
 
     @property
     def num_heads(self) -> int:

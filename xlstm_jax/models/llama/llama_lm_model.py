@@ -9,12 +9,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from xlstm_jax.models.causal_lm import CausalLM, State
-from xlstm_jax.models.layouts import spans
 from xlstm_jax.models.llama.attention import lay_out
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import Context
-from xlstm_jax.models.shared.embedding import check_inputs
-from xlstm_jax.models.stack import NormedBlockStack
+from xlstm_jax.models.shared.layers import check_inputs
+from xlstm_jax.models.stack import NormedBlockStack, spans
 
 
 class LlamaLMModel(CausalLM):

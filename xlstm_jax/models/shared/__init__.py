@@ -9,9 +9,7 @@ from xlstm_jax.models.shared.init import (
     uniform_init,
     wang_init,
 )
-from xlstm_jax.models.shared.linear import Linear, product
-from xlstm_jax.models.shared.lm_head import LMHead, soft_cap_logits
-from xlstm_jax.models.shared.remat import remat
+from xlstm_jax.models.shared.layers import Linear, LMHead, product, soft_cap_logits
 
 __all__ = [
     "InitDistribution",
@@ -21,7 +19,6 @@ __all__ = [
     "bias_linspace_init",
     "create_common_init_fn",
     "product",
-    "remat",
     "small_init",
     "soft_cap_logits",
     "uniform_init",

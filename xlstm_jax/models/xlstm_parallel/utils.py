@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from xlstm_jax.config import ConfigError, check_number
+from xlstm_jax.config import ConfigError, PositiveFloat, PositiveInt
 from xlstm_jax.models.configs import SubModelConfig
 
 
@@ -13,15 +13,13 @@ from xlstm_jax.models.configs import SubModelConfig
 class UpProjConfigMixin(SubModelConfig):
     """The width of an up-projection: a factor of the embedding, rounded to a multiple."""
 
-    proj_factor: float | None = None
+    proj_factor: PositiveFloat | None = None
     round_proj_up_dim_up: bool = True
     """Round the width up (True) or down (False)."""
-    round_proj_up_to_multiple_of: int = 64
+    round_proj_up_to_multiple_of: PositiveInt = 64
     _proj_up_dim: int | None = field(default=None, repr=False, compare=False)
 
     def _set_proj_up_dim(self, embedding_dim: int) -> None:
-        check_number(self, "proj_factor", above=0, optional=True)
-        check_number(self, "round_proj_up_to_multiple_of", at_least=1, integer=True)
         self._proj_up_dim = None
         if self.proj_factor is None or embedding_dim <= 0:
             return

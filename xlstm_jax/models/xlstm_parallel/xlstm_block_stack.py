@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import jax.numpy as jnp
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
-from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, SubModelConfig, check_one_device
+from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, PositiveFloat, PositiveInt
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, remembered
 from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.shared.init import InitDistribution
 from xlstm_jax.models.stack import BlockStack, NormedBlockStack
@@ -25,20 +26,20 @@ class xLSTMBlockStackConfig(SubModelConfig):
     """The mLSTM blocks; None makes every block an sLSTM block."""
     slstm_block: sLSTMBlockConfig | None = None
     """The sLSTM blocks, which stand at `slstm_at`."""
-    context_length: int = -1
+    context_length: Annotated[int, AtLeast(-1)] = -1
     """Length of training sequences; never a limit."""
-    num_blocks: int = 1
-    embedding_dim: int = 128
+    num_blocks: PositiveInt = 1
+    embedding_dim: PositiveInt = 128
     add_post_blocks_norm: bool = True
     """Normalise the output of the last block."""
     bias: bool = False
     """Biases in the linear maps of the mLSTM layers."""
-    dropout: float = 0.0
+    dropout: DropoutRate = 0.0
     """Rate of the dropout after each layer, on in training only."""
     scan_blocks: bool = False
     """Compile neighbouring blocks of one kind once and scan over them; their parameters lie in one array along a
     leading axis."""
-    dtype: str = "bfloat16"
+    dtype: FloatName = "bfloat16"
     """Dtype of activations; parameters are float32."""
     parallel: ParallelConfig | None = None
     init_distribution_embed: InitDistribution = "normal"
@@ -50,23 +51,11 @@ class xLSTMBlockStackConfig(SubModelConfig):
     _block_map: str | None = field(default=None, repr=False, compare=False)
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Type of every norm but those that `norm_type_v1` of the cell speaks of."""
-    norm_eps: float = 1e-6
+    norm_eps: PositiveFloat = 1e-6
     """Epsilon of the norm after the blocks; `norm_eps` of the cell is that of all others."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        if isinstance(self.slstm_at, tuple):
-            self.slstm_at = list(self.slstm_at)
-        check_number(self, "context_length", at_least=-1, integer=True)
-        for name in ("num_blocks", "embedding_dim"):
-            check_number(self, name, at_least=1, integer=True)
-        check_number(self, "dropout", at_least=0, below=1)
-        check_choice(self, "dtype", FLOAT_NAMES)
-        for name in ("init_distribution_embed", "init_distribution_out"):
-            check_choice(self, name, ("normal", "truncated_normal", "uniform"))
-        check_choice(self, "norm_type", ("layernorm", "rmsnorm"))
-        check_number(self, "norm_eps", above=0)
-        check_one_device(self)
+        super().__post_init__()
         self._block_map = self._create_block_map()
         for name in self._own_kinds():
             if (block := getattr(self, f"{name}_block")) is not None:
@@ -79,6 +68,7 @@ class xLSTMBlockStackConfig(SubModelConfig):
         return [int(kind) for kind in self._create_block_map().split(",")]
 
     @property
+    @remembered
     def block_kinds(self) -> tuple[str, ...]:
         """The name of the kind of each block."""
         names = tuple(KINDS)
@@ -118,6 +108,7 @@ class xLSTMBlockStackConfig(SubModelConfig):
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
 
+    @remembered
     def block_config(self, index: int) -> Any:
         """The config of the block at that place, with what follows from the stack filled in.
 
@@ -135,6 +126,11 @@ class xLSTMBlockStackConfig(SubModelConfig):
             f"{owner}.{kind}_at is {getattr(self, f'{kind}_at')!r}, which asks for an {KINDS[kind].memory} block, but "
             f"{owner}.{kind}_block is None"
         )
+
+    def resolved(self) -> Mapping[str, SubModelConfig | None]:
+        """The blocks' configs with what follows from the stack filled in, as at the first place."""
+        blocks = {f"{name}_block": getattr(self, f"{name}_block") for name in self._own_kinds()}
+        return {name: block.in_stack(self, 0) for name, block in blocks.items() if block is not None}
 
     def with_exact_resets(self) -> Self:
         """A copy whose model, of the same parameters, starts every document from an empty memory."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from xlstm_jax.config import check_choice, check_number
+from xlstm_jax.config import PositiveFloat, PositiveInt
 from xlstm_jax.models.causal_lm import CausalLM
-from xlstm_jax.models.configs import FLOAT_NAMES
+from xlstm_jax.models.configs import FloatName
 from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import xLSTMBlockStackConfig
 
 
 @dataclass
 class xLSTMLMModelConfig(xLSTMBlockStackConfig):
-    vocab_size: int = -1
+    vocab_size: PositiveInt | Literal[-1] = -1
     """Number of tokens; must be set to build the model."""
     tie_weights: bool = False
     """Use the embedding as the head's kernel."""
@@ -23,17 +23,10 @@ class xLSTMLMModelConfig(xLSTMBlockStackConfig):
     """Whether the optimizer decays the embedding."""
     add_embedding_dropout: bool = False
     """Dropout, at the rate `dropout`, on the embedded tokens too."""
-    logits_soft_cap: float | None = None
+    logits_soft_cap: PositiveFloat | None = None
     """Soft cap for the logits; None for no cap."""
-    lm_head_dtype: str = "float32"
+    lm_head_dtype: FloatName = "float32"
     """Dtype of the product with the head; logits are float32."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.vocab_size != -1:
-            check_number(self, "vocab_size", at_least=1, integer=True)
-        check_number(self, "logits_soft_cap", above=0, optional=True)
-        check_choice(self, "lm_head_dtype", FLOAT_NAMES)
 
     @property
     def _lm_head_dtype(self) -> jnp.dtype:

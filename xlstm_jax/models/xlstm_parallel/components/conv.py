@@ -10,29 +10,27 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from xlstm_jax.config import ConfigError, check_choice, check_number
-from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig
+from xlstm_jax.config import ConfigError, NonNegativeInt, PositiveInt
+from xlstm_jax.models.configs import FloatName, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import uniform_init
 
 
 @dataclass
 class CausalConv1dConfig(SubModelConfig):
-    feature_dim: int | None = None
+    feature_dim: PositiveInt | None = None
     """Number of features; that of the input if None."""
-    kernel_size: int = 4
+    kernel_size: NonNegativeInt = 4
     """Number of taps; 0 makes the module the identity."""
     causal_conv_bias: bool = True
     channel_mixing: bool = False
     """True: every output sees every input feature. False: each feature is convolved by itself."""
     conv1d_kwargs: dict[str, Any] = field(default_factory=dict)
     """Kept for old configs; must be empty."""
-    dtype: str = "bfloat16"
+    dtype: FloatName = "bfloat16"
 
     def __post_init__(self) -> None:
-        check_number(self, "feature_dim", at_least=1, integer=True, optional=True)
-        check_number(self, "kernel_size", at_least=0, integer=True)
-        check_choice(self, "dtype", FLOAT_NAMES)
+        super().__post_init__()
         if self.conv1d_kwargs:
             raise ConfigError(
                 f"CausalConv1dConfig.conv1d_kwargs is {self.conv1d_kwargs!r}, but there are no further options"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, check_types, near_miss
-from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, check_one_device
+from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, OneOf, PositiveFloat, near_miss
+from xlstm_jax.models.configs import FloatName, ParallelConfig
 from xlstm_jax.models.shared.init import InitDistribution, InitFnName, create_common_init_fn, small_init
-from xlstm_jax.models.shared.linear import Linear
+from xlstm_jax.models.shared.layers import Linear
 from xlstm_jax.models.xlstm_parallel.utils import UpProjConfigMixin
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -43,30 +43,22 @@ def get_act_fn(name: str) -> Callable[[Array], Array]:
 
 @dataclass
 class FeedForwardConfig(UpProjConfigMixin):
-    proj_factor: float | None = 1.3
-    act_fn: str = "gelu"
-    embedding_dim: int = -1
-    dropout: float = 0.0
+    proj_factor: PositiveFloat | None = 1.3
+    act_fn: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "gelu"
+    embedding_dim: Annotated[int, AtLeast(-1)] = -1
+    dropout: DropoutRate = 0.0
     bias: bool = False
     init_distribution: InitDistribution = "normal"
     output_init_fn: InitFnName = "wang"
     ff_type: Literal["ffn_gated", "ffn"] = "ffn_gated"
-    dtype: str = "bfloat16"
+    dtype: FloatName = "bfloat16"
     parallel: ParallelConfig | None = None
     _num_blocks: int = field(default=1, repr=False, compare=False)
     own_dtype_and_dropout: bool = False
     """False: `dtype` and `dropout` are the model's. True: they are those given here."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        check_choice(self, "act_fn", ACTIVATIONS)
-        check_number(self, "embedding_dim", at_least=-1, integer=True)
-        check_number(self, "dropout", at_least=0, below=1)
-        check_choice(self, "init_distribution", ("normal", "truncated_normal", "uniform"))
-        check_choice(self, "output_init_fn", ("small", "wang", "wang2", "zeros"))
-        check_choice(self, "ff_type", ("ffn_gated", "ffn"))
-        check_choice(self, "dtype", FLOAT_NAMES)
-        check_one_device(self)
+        super().__post_init__()
         self._set_proj_up_dim(self.embedding_dim)
 
     @property
@@ -98,10 +90,10 @@ class FeedForward(nn.Module):
 
         def up(name: str) -> Array:
             init = small_init(dim, cfg.init_distribution)
-            return Linear(width, init, cfg.bias, cfg._dtype, name=name)(x)
+            return Linear(width, init, cfg.bias, cfg.dtype, name=name)(x)
 
         act = get_act_fn(cfg.act_fn)
         hidden = act(up("proj_up_gate")) * up("proj_up") if cfg.ff_type == "ffn_gated" else act(up("proj_up"))
         init = create_common_init_fn(cfg.output_init_fn, dim, cfg._num_blocks, cfg.init_distribution)
-        y = Linear(dim, init, cfg.bias, cfg._dtype, name="proj_down")(hidden)
+        y = Linear(dim, init, cfg.bias, cfg.dtype, name="proj_down")(hidden)
         return nn.Dropout(cfg.dropout, deterministic=not train)(y)

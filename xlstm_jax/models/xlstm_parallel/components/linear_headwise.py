@@ -11,28 +11,25 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
-from xlstm_jax.config import ConfigError, check_choice, check_number
-from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig
+from xlstm_jax.config import ConfigError, PositiveFloat, PositiveInt
+from xlstm_jax.models.configs import FloatName, SubModelConfig
 from xlstm_jax.models.shared.init import small_init
 
 
 @dataclass
 class LinearHeadwiseExpandConfig(SubModelConfig):
-    in_features: int = 0
-    num_heads: int = -1
+    in_features: PositiveInt = 0
+    num_heads: PositiveInt = -1
     """Number of blocks of the matrix."""
-    expand_factor_up: float = 1
+    expand_factor_up: PositiveFloat = 1
     _out_features: int = field(default=-1, repr=False, compare=False)
     bias: bool = True
     trainable_weight: bool = True
     trainable_bias: bool = True
-    dtype: str = "float32"
+    dtype: FloatName = "float32"
 
     def __post_init__(self) -> None:
-        check_number(self, "in_features", at_least=1, integer=True)
-        check_number(self, "num_heads", at_least=1, integer=True)
-        check_number(self, "expand_factor_up", above=0)
-        check_choice(self, "dtype", FLOAT_NAMES)
+        super().__post_init__()
         if self._out_features < 0:
             self._out_features = round(self.expand_factor_up * self.in_features)
         for what, size in (("in_features", self.in_features), ("the number of output features", self._out_features)):
@@ -96,7 +93,7 @@ def _small_blocks_bwd(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
     dx = _small_blocks(dy, jnp.swapaxes(kernel, 1, 2))
     # The kernel's gradient is a product over all tokens. Several neighbouring blocks at once, of which only the
     # diagonal is kept, waste arithmetic, but make matrices that a matrix product handles well. x comes first for the
-    # reason that `shared.linear.product` gives.
+    # reason that `shared.layers.product` gives.
     together = math.gcd(heads, max(1, 32 // max(in_size, out_size)))
     groups = heads // together
     full = jnp.einsum(

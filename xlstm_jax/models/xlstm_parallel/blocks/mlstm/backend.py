@@ -5,9 +5,8 @@ All names but "auto" are kept in configs as written. `mLSTMBackendNameAndKwargs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from xlstm_jax.config import ConfigError, near_miss
 from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig
@@ -127,7 +126,7 @@ class mLSTMBackendNameAndKwargs(SubModelConfig):
         ConfigError: for another name, an unknown kwarg, or a kwarg whose value cannot have an effect.
     """
 
-    name: str = "auto"
+    name: BackendName = "auto"
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,15 +135,8 @@ class mLSTMBackendNameAndKwargs(SubModelConfig):
                 "mLSTMBackendNameAndKwargs.name is 'attention', which ignores the gates and so is not an mLSTM: "
                 "choose 'auto', or a Transformer for a model with attention"
             )
-        names = get_args(BackendName)
-        if self.name not in names:
-            raise ConfigError(
-                f"mLSTMBackendNameAndKwargs.name is {self.name!r}, but must be one of {', '.join(names)}"
-                f"{near_miss(self.name, names)}"
-            )
         self.kwargs = {} if self.kwargs is None else self.kwargs
-        if not isinstance(self.kwargs, Mapping):
-            raise ConfigError(f"mLSTMBackendNameAndKwargs.kwargs is {self.kwargs!r}, but must be a dict")
+        super().__post_init__()
         rules = _KWARGS[self.name]
         for key, value in self.kwargs.items():
             where = f"mLSTMBackendNameAndKwargs.kwargs[{key!r}]"

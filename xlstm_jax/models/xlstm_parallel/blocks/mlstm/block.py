@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from xlstm_jax.config import check_types
-from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
-from xlstm_jax.models.shared.remat import remat
-from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
-from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer_v1 import mLSTMLayerV1
+from xlstm_jax.models.shared.layers import NormLayer
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig, mLSTMLayerV1
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForward, FeedForwardConfig
-from xlstm_jax.models.xlstm_parallel.components.normalization import NormLayer
 
 LAYERS: dict[str, type[nn.Module]] = {"mlstm": mLSTMLayer, "mlstm_v1": mLSTMLayerV1}
 """The module of each layer type."""
@@ -32,12 +30,10 @@ class mLSTMBlockConfig(SubModelConfig):
     _num_blocks: int | None = field(default=None, repr=False, compare=False)
     _block_idx: int | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        # What the block's parts take from each other is checked when the stack, or a module, has settled it: until
-        # then a default here may still take another value from above.
-        check_one_device(self)
+    # What the block's parts take from each other is checked when the stack, or a module, has settled it: until then a
+    # default here may still take another value from above.
 
+    @remembered
     def layer_config(self) -> mLSTMLayerConfig:
         """The layer's config with what follows from the block filled in.
 
@@ -47,6 +43,7 @@ class mLSTMBlockConfig(SubModelConfig):
         num_blocks = self._num_blocks or self.mlstm._num_blocks
         return inherit(self.mlstm, self, {"parallel": self.parallel}, _num_blocks=num_blocks)
 
+    @remembered
     def feedforward_config(self) -> FeedForwardConfig | None:
         """The feed-forward's config with what follows from the layer filled in, or None.
 
@@ -83,6 +80,10 @@ class mLSTMBlockConfig(SubModelConfig):
         self.layer_config().cell_config()
         self.feedforward_config()
 
+    def resolved(self) -> Mapping[str, SubModelConfig | None]:
+        """The configs of both layers with what follows from the block filled in."""
+        return {"mlstm": self.layer_config(), "feedforward": self.feedforward_config()}
+
     def matmul_flops(self, seq: int) -> float:
         """Floating-point operations per token in matrix products, forward, at sequence length `seq`."""
         feedforward = self.feedforward_config()
@@ -102,7 +103,7 @@ class mLSTMBlock(nn.Module):
         layer, feedforward = cfg.layer_config(), cfg.feedforward_config()
 
         def norm():
-            return NormLayer(eps=layer.mlstm_cell.norm_eps, dtype=layer._dtype, norm_type=layer.norm_type)
+            return NormLayer(eps=layer.mlstm_cell.norm_eps, dtype=layer.dtype, norm_type=layer.norm_type)
 
         self.norm, self.xlstm = norm(), LAYERS[layer.layer_type](layer)
         if cfg.add_post_norm:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,32 +11,31 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
+from xlstm_jax.config import AtLeast, ConfigError, PositiveFloat
 from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step
-from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, SubModelConfig, check_one_device
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import gate_bias_init
-from xlstm_jax.models.shared.lm_head import soft_cap_logits
+from xlstm_jax.models.shared.layers import MultiHeadNormLayer, NormLayer, soft_cap_logits
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
-from xlstm_jax.models.xlstm_parallel.components.normalization import MultiHeadNormLayer, NormLayer
 
 
 @dataclass
 class mLSTMCellConfig(SubModelConfig):
-    context_length: int = -1
-    embedding_dim: int = -1
-    num_heads: int = -1
+    context_length: Annotated[int, AtLeast(-1)] = -1
+    embedding_dim: Annotated[int, AtLeast(-1)] = -1
+    num_heads: Annotated[int, AtLeast(-1)] = -1
     backend: mLSTMBackendNameAndKwargs = field(default_factory=mLSTMBackendNameAndKwargs)
-    norm_eps: float = 1e-6
+    norm_eps: PositiveFloat = 1e-6
     """Epsilon of the cell's norms and of the norms before and after the layers of its block."""
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Type of the query, key and output norms; follows from the layer."""
     norm_type_v1: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Type of the output norm in the layer type "mlstm_v1", whatever `norm_type` is."""
-    dtype: str = "bfloat16"
-    gate_dtype: str = "float32"
+    dtype: FloatName = "bfloat16"
+    gate_dtype: FloatName = "float32"
     """Dtype in which the gate pre-activations are computed."""
-    gate_soft_cap: float | None = None
+    gate_soft_cap: PositiveFloat | None = None
     """Soft cap for the gate pre-activations; None for no cap."""
     gate_linear_headwise: bool = False
     """True: the gate of a head sees the features of that head. False: it sees those of all heads."""
@@ -56,30 +54,10 @@ class mLSTMCellConfig(SubModelConfig):
     """"gate" closes the forget gate at a border and lets convolutions see across it. "exact" lets nothing through."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.backend, str):
-            self.backend = mLSTMBackendNameAndKwargs(self.backend)
-        check_types(self)
-        for name in ("context_length", "embedding_dim", "num_heads"):
-            check_number(self, name, at_least=-1, integer=True)
-        check_number(self, "norm_eps", above=0)
-        for name in ("norm_type", "norm_type_v1"):
-            check_choice(self, name, ("layernorm", "rmsnorm"))
-        for name in ("dtype", "gate_dtype"):
-            check_choice(self, name, FLOAT_NAMES)
-        check_number(self, "gate_soft_cap", above=0, optional=True)
-        check_number(self, "reset_fgate_value")
-        check_choice(self, "reset_mode", ("gate", "exact"))
-        for name in ("igate_bias_init_range", "fgate_bias_init_range"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                value = tuple(value)
-                setattr(self, name, value)
-            numbers = value if isinstance(value, tuple) else (0.0 if value is None else value,)
-            if (isinstance(value, tuple) and len(value) != 2) or not all(
-                isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in numbers
-            ):
-                raise ConfigError(f"mLSTMCellConfig.{name} is {value!r}, but must be two numbers, one number or None")
-        check_one_device(self)
+        backend: Any = self.backend
+        if isinstance(backend, str):
+            self.backend = mLSTMBackendNameAndKwargs(backend)  # type: ignore[arg-type]  # checked there
+        super().__post_init__()
 
     @property
     def _dtype(self) -> jnp.dtype:
@@ -177,7 +155,7 @@ class mLSTMCell(nn.Module):
 class _GateParameters(nn.Module):
     """Kernel and bias of one gate; the kernel is returned as (features, heads) in either form."""
 
-    num_heads: int
+    num_heads: Annotated[int, AtLeast(-1)]
     sizes: tuple[int, ...]
     headwise: bool
     bias_init: Initializer

@@ -1,22 +1,26 @@
-"""The layer type "mlstm": up-projection, causal convolution, block-diagonal q, k and v, learnable skip."""
+"""The two types of mLSTM layers, behind one config.
+
+"mlstm" has an up-projection, a causal convolution, block-diagonal q, k and v, and a learnable skip. "mlstm_v1", that of
+the xLSTM-7B, has dense queries, keys, values and output gate straight from the input.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from xlstm_jax.config import ConfigError, check_choice, check_number, check_types
+from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, NonNegativeInt, PositiveFloat, PositiveInt
 from xlstm_jax.kernels.mlstm import MLSTMState
-from xlstm_jax.models.configs import FLOAT_NAMES, ParallelConfig, check_one_device, inherit
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, InitFnName, create_common_init_fn, small_init
-from xlstm_jax.models.shared.linear import Linear
-from xlstm_jax.models.shared.remat import remat
+from xlstm_jax.models.shared.layers import Linear
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCell, mLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
@@ -30,28 +34,28 @@ _CHUNK_OF_FLOPS = 64
 class mLSTMLayerConfig(UpProjConfigMixin):
     """Both layer types; fields marked (mlstm) do nothing in "mlstm_v1", which has no up-projection or convolution."""
 
-    proj_factor: float | None = 2.0
+    proj_factor: PositiveFloat | None = 2.0
     """(mlstm) Width of the inner layer by that of the model."""
-    conv1d_kernel_size: int = 4
+    conv1d_kernel_size: NonNegativeInt = 4
     """(mlstm) Taps of the causal convolution; 0 leaves it out."""
-    qkv_proj_blocksize: int = 4
+    qkv_proj_blocksize: PositiveInt = 4
     """(mlstm) Input features per block of the block-diagonal projections."""
-    num_heads: int = 4
+    num_heads: PositiveInt = 4
     vmap_qk: bool = False
     """(mlstm) Hold the parameters of the query and key projections in one array."""
     init_distribution: InitDistribution = "normal"
     output_init_fn: InitFnName = "wang"
     layer_type: Literal["mlstm", "mlstm_v1"] = "mlstm"
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
-    qk_dim_factor: float = 1.0
+    qk_dim_factor: PositiveFloat = 1.0
     """Width of queries and keys by that of the inner layer (mlstm) or of the model (mlstm_v1)."""
-    v_dim_factor: float = 1.0
+    v_dim_factor: PositiveFloat = 1.0
     """Width of the values, likewise."""
-    embedding_dim: int = -1
+    embedding_dim: Annotated[int, AtLeast(-1)] = -1
     bias: bool = False
-    dropout: float = 0.0
-    context_length: int = -1
-    dtype: str = "bfloat16"
+    dropout: DropoutRate = 0.0
+    context_length: Annotated[int, AtLeast(-1)] = -1
+    dtype: FloatName = "bfloat16"
     parallel: ParallelConfig | None = None
     debug_cell: bool = False
     """(mlstm) Leave the inner layer out and project z straight down."""
@@ -62,22 +66,7 @@ class mLSTMLayerConfig(UpProjConfigMixin):
     mlstm_cell: mLSTMCellConfig = field(default_factory=mLSTMCellConfig)
 
     def __post_init__(self) -> None:
-        check_types(self)
-        check_choice(self, "layer_type", ("mlstm", "mlstm_v1"))
-        check_number(self, "conv1d_kernel_size", at_least=0, integer=True)
-        for name in ("qkv_proj_blocksize", "num_heads"):
-            check_number(self, name, at_least=1, integer=True)
-        check_choice(self, "init_distribution", ("normal", "truncated_normal", "uniform"))
-        check_choice(self, "output_init_fn", ("small", "wang", "wang2", "zeros"))
-        check_choice(self, "norm_type", ("layernorm", "rmsnorm"))
-        for name in ("qk_dim_factor", "v_dim_factor"):
-            check_number(self, name, above=0)
-        for name in ("embedding_dim", "context_length"):
-            check_number(self, name, at_least=-1, integer=True)
-        check_number(self, "dropout", at_least=0, below=1)
-        check_choice(self, "dtype", FLOAT_NAMES)
-        check_choice(self, "gate_input", ("qkv", "x_mlstm", "x_mlstm_conv", "x_mlstm_conv_act"))
-        check_one_device(self)
+        super().__post_init__()
         self._set_proj_up_dim(self.embedding_dim)
         self._inner_embedding_dim = self._proj_up_dim
         if self.embedding_dim > 0:
@@ -112,6 +101,7 @@ class mLSTMLayerConfig(UpProjConfigMixin):
         """Number of value features of all heads together."""
         return int(self.inner_dim * self.v_dim_factor)
 
+    @remembered
     def cell_config(self) -> mLSTMCellConfig:
         """The cell's config with what follows from the layer filled in.
 
@@ -128,6 +118,10 @@ class mLSTMLayerConfig(UpProjConfigMixin):
             "parallel": self.parallel,
         }
         return inherit(self.mlstm_cell, self, values)
+
+    def resolved(self) -> Mapping[str, SubModelConfig | None]:
+        """The cell's config with what follows from the layer filled in."""
+        return {"mlstm_cell": self.cell_config()}
 
     def matmul_flops(self, seq: int) -> float:
         """Floating-point operations per token in matrix products, forward, at sequence length `seq`."""
@@ -196,7 +190,7 @@ class mLSTMLayer(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        inner, v_dim, dtype = cfg.inner_dim, cfg.v_dim, cfg._dtype
+        inner, v_dim, dtype = cfg.inner_dim, cfg.v_dim, cfg.dtype
         init = small_init(cfg.embedding_dim, cfg.init_distribution)
         out_init = create_common_init_fn(cfg.output_init_fn, cfg.embedding_dim, cfg._num_blocks, cfg.init_distribution)
 
@@ -240,7 +234,7 @@ class mLSTMLayer(nn.Module):
         cell = mLSTMCell(cfg.cell_config(), parent=None)
         memory = cell.init_state(batch_size, cfg.qk_dim // cfg.num_heads, cfg.v_dim // cfg.num_heads)
         return mLSTMLayerState(
-            memory, jnp.zeros((batch_size, max(cfg.conv1d_kernel_size - 1, 0), cfg.inner_dim), cfg._dtype)
+            memory, jnp.zeros((batch_size, max(cfg.conv1d_kernel_size - 1, 0), cfg.inner_dim), cfg.dtype)
         )
 
     def __call__(
@@ -278,3 +272,43 @@ class mLSTMLayer(nn.Module):
         skip = self.conv_scaling(x_conv_act) if cfg.v_dim != cfg.inner_dim else x_conv_act
         h = (h + self.learnable_skip.astype(h.dtype) * skip) * jax.nn.swish(z)
         return h, mLSTMLayerState(memory, window) if context.keep_state else None
+
+
+class mLSTMLayerV1(nn.Module):
+    """The mLSTM layer of xLSTM-7B (arXiv 2503.13427), which leaves the up-projection to the feed-forward of its block.
+
+    Parameters: q, k, v, o, cell, proj_down. The kernel of the output gate o starts at zero.
+    """
+
+    config: mLSTMLayerConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        dim = cfg.inner_dim
+        init = small_init(dim, cfg.init_distribution)
+        out_init = create_common_init_fn(cfg.output_init_fn, dim, cfg._num_blocks, cfg.init_distribution)
+
+        def linear(features, kernel_init):
+            return Linear(features, kernel_init, cfg.bias, cfg.dtype)
+
+        self.q, self.k, self.v = linear(cfg.qk_dim, init), linear(cfg.qk_dim, init), linear(cfg.v_dim, init)
+        self.o = linear(cfg.v_dim, nn.initializers.zeros)
+        self.cell = mLSTMCell(cfg.cell_config(), out_norm_type=cfg.mlstm_cell.norm_type_v1)
+        self.proj_down = linear(dim, out_init)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    @nn.nowrap
+    def init_state(self, batch_size: int) -> MLSTMState:
+        """The state before the first token."""
+        cfg = self.config
+        cell = mLSTMCell(cfg.cell_config(), parent=None)
+        return cell.init_state(batch_size, cfg.qk_dim // cfg.num_heads, cfg.v_dim // cfg.num_heads)
+
+    def __call__(
+        self, x: Float[Array, "batch seq dim"], state: MLSTMState | None = None, context: Context = PLAIN
+    ) -> tuple[Float[Array, "batch seq dim"], MLSTMState | None]:
+        """(y, state)"""
+        cell = remat("mLSTMCell", self.config.parallel, mLSTMCell.__call__)
+        h, state = cell(self.cell, self.q(x), self.k(x), self.v(x), x, state, context)
+        y = self.proj_down(jax.nn.sigmoid(self.o(x)) * h)
+        return self.dropout(y, deterministic=not context.train), state

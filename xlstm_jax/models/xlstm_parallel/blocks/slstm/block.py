@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.models.configs import ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
-from xlstm_jax.models.shared.remat import remat
+from xlstm_jax.models.shared.layers import NormLayer
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForward, FeedForwardConfig
-from xlstm_jax.models.xlstm_parallel.components.normalization import NormLayer
 
 
 @dataclass
@@ -26,9 +26,7 @@ class sLSTMBlockConfig(SubModelConfig):
     _num_blocks: int | None = field(default=None, repr=False, compare=False)
     _block_idx: int | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        check_one_device(self)
-
+    @remembered
     def layer_config(self) -> sLSTMLayerConfig:
         """The layer's config with what follows from the block filled in.
 
@@ -39,6 +37,7 @@ class sLSTMBlockConfig(SubModelConfig):
         block_idx = self.slstm._block_idx if self._block_idx is None else self._block_idx
         return inherit(self.slstm, self, {"parallel": self.parallel}, _num_blocks=num_blocks, _block_idx=block_idx)
 
+    @remembered
     def feedforward_config(self) -> FeedForwardConfig | None:
         """The feed-forward's config with what follows from the layer filled in, or None.
 
@@ -81,6 +80,10 @@ class sLSTMBlockConfig(SubModelConfig):
         self.layer_config().cell_config()
         self.feedforward_config()
 
+    def resolved(self) -> Mapping[str, SubModelConfig | None]:
+        """The configs of both layers with what follows from the block filled in."""
+        return {"slstm": self.layer_config(), "feedforward": self.feedforward_config()}
+
     def matmul_flops(self, seq: int) -> float:
         """Floating-point operations per token in matrix products, forward, at sequence length `seq`."""
         feedforward = self.feedforward_config()
@@ -99,7 +102,7 @@ class sLSTMBlock(nn.Module):
         layer, feedforward = self.config.layer_config(), self.config.feedforward_config()
 
         def norm():
-            return NormLayer(eps=layer.norm_eps, dtype=layer._dtype, norm_type=layer.norm_type)
+            return NormLayer(eps=layer.norm_eps, dtype=layer.dtype, norm_type=layer.norm_type)
 
         self.norm, self.xlstm = norm(), sLSTMLayer(layer)
         if feedforward is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
-from xlstm_jax.config import ConfigError, check_choice, check_number
+from xlstm_jax.config import AtLeast, ConfigError, OneOf, PositiveFloat, PositiveInt
 from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, slstm, slstm_step, zero_state
-from xlstm_jax.models.configs import FLOAT_NAMES, FloatName, ParallelConfig, SubModelConfig, check_one_device
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import uniform_init
 
@@ -24,8 +24,8 @@ RecurrentInit = Literal["zeros", "standard"]
 
 @dataclass
 class sLSTMCellConfig(SubModelConfig):
-    embedding_dim: int = -1
-    num_heads: int = 4
+    embedding_dim: Annotated[int, AtLeast(-1)] = -1
+    num_heads: PositiveInt = 4
     """Blocks of the recurrent weights: a head sees its own last output alone."""
     bias_init: BiasInit = "powerlaw_blockdependent"
     """Forget-gate bias: "powerlaw_blockdependent" falls from 5 to -7 over the features of a head, the later a block
@@ -35,21 +35,21 @@ class sLSTMCellConfig(SubModelConfig):
     """"standard": uniform within ± 1 / sqrt(embedding_dim)."""
     gradient_recurrent_cut: bool = False
     """Let no gradient flow from a token to the one before through the recurrent weights, which still learn."""
-    gradient_recurrent_clipval: float | None = None
+    gradient_recurrent_clipval: PositiveFloat | None = None
     """Clip that gradient, element by element, to ± this."""
-    forward_clipval: float | None = None
+    forward_clipval: PositiveFloat | None = None
     """Clip the outputs of the memory, element by element, to ± this."""
-    implementation: str | None = None
+    implementation: Annotated[str, OneOf(implementations())] | None = None
     """Form of the kernel: "fused", "recurrent" (slow, for comparison) or None for the best."""
-    dtype: str = "bfloat16"
+    dtype: FloatName = "bfloat16"
     """Dtype of the inputs and outputs."""
     dtype_r: FloatName | None = None
     """Dtype of the recurrent product; `dtype` if None."""
     dtype_b: FloatName = "float32"
     """Dtype that the biases are rounded to."""
-    dtype_g: FloatName | None = None
+    dtype_g: Literal["float32", "float64"] | None = None
     """Dtype of the gates, at least float32; float32 if None. Gates and states share the wider of their dtypes."""
-    dtype_s: FloatName | None = None
+    dtype_s: Literal["float32", "float64"] | None = None
     """Dtype of the states, likewise."""
     reset_at_document_boundaries: bool = False
     """Start with an empty memory at every document border, exactly; if False, borders are ignored."""
@@ -58,19 +58,7 @@ class sLSTMCellConfig(SubModelConfig):
     _block_idx: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_number(self, "embedding_dim", at_least=-1, integer=True)
-        check_number(self, "num_heads", at_least=1, integer=True)
-        check_choice(self, "bias_init", ("powerlaw_blockdependent", "small_init", "zeros", "standard"))
-        check_choice(self, "recurrent_weight_init", ("zeros", "standard"))
-        for name in ("gradient_recurrent_clipval", "forward_clipval"):
-            check_number(self, name, above=0, optional=True)
-        check_choice(self, "implementation", (None, *implementations()))
-        for name in ("dtype", "dtype_b"):
-            check_choice(self, name, FLOAT_NAMES)
-        check_choice(self, "dtype_r", (None, *FLOAT_NAMES))
-        for name in ("dtype_g", "dtype_s"):
-            check_choice(self, name, (None, "float32", "float64"))
-        check_one_device(self)
+        super().__post_init__()
         if self.embedding_dim > 0 and self.embedding_dim % self.num_heads:
             raise ConfigError(
                 f"sLSTMCellConfig.num_heads is {self.num_heads}, but must divide embedding_dim {self.embedding_dim}"

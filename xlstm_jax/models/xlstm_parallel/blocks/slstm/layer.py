@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from xlstm_jax.config import ConfigError, check_choice, check_number
+from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, NonNegativeInt, PositiveFloat, PositiveInt
 from xlstm_jax.kernels.slstm import GATES, SLSTMState
-from xlstm_jax.models.configs import FLOAT_NAMES, FloatName, ParallelConfig, SubModelConfig, check_one_device, inherit
+from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, small_init
-from xlstm_jax.models.shared.remat import remat
+from xlstm_jax.models.shared.layers import MultiHeadNormLayer
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
-from xlstm_jax.models.xlstm_parallel.components.normalization import MultiHeadNormLayer
 
 
 @dataclass
 class sLSTMLayerConfig(SubModelConfig):
-    embedding_dim: int = -1
-    num_heads: int = 4
+    embedding_dim: Annotated[int, AtLeast(-1)] = -1
+    num_heads: PositiveInt = 4
     """Heads of the memory, and blocks of the block-diagonal gate maps."""
-    conv1d_kernel_size: int = 4
+    conv1d_kernel_size: NonNegativeInt = 4
     """Taps of the causal convolution that input and forget gate see the input through; 0 leaves it out."""
     group_norm_weight: bool = True
     """Whether the norm of the heads has a scale."""
-    dropout: float = 0.0
+    dropout: DropoutRate = 0.0
     """Rate of the dropout before the norm of the heads, on in training only."""
     init_distribution: InitDistribution = "normal"
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Type of the norms before the block's layers; that of the heads subtracts the mean in any case."""
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
     """Epsilon of the norm of the heads and of those before the block's layers."""
-    dtype: str = "bfloat16"
+    dtype: FloatName = "bfloat16"
     dtype_w: FloatName | None = None
     """Dtype of the gate maps; `dtype` if None."""
     parallel: ParallelConfig | None = None
@@ -47,16 +47,7 @@ class sLSTMLayerConfig(SubModelConfig):
     _block_idx: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_number(self, "embedding_dim", at_least=-1, integer=True)
-        check_number(self, "num_heads", at_least=1, integer=True)
-        check_number(self, "conv1d_kernel_size", at_least=0, integer=True)
-        check_number(self, "dropout", at_least=0, below=1)
-        check_choice(self, "init_distribution", ("normal", "truncated_normal", "uniform"))
-        check_choice(self, "norm_type", ("layernorm", "rmsnorm"))
-        check_number(self, "norm_eps", above=0)
-        check_choice(self, "dtype", FLOAT_NAMES)
-        check_choice(self, "dtype_w", (None, *FLOAT_NAMES))
-        check_one_device(self)
+        super().__post_init__()
         if self.embedding_dim > 0 and self.embedding_dim % self.num_heads:
             raise ConfigError(
                 f"sLSTMLayerConfig.num_heads is {self.num_heads}, but must divide embedding_dim {self.embedding_dim}"
@@ -66,6 +57,7 @@ class sLSTMLayerConfig(SubModelConfig):
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
 
+    @remembered
     def cell_config(self) -> sLSTMCellConfig:
         """The cell's config with what follows from the layer filled in.
 
@@ -74,6 +66,10 @@ class sLSTMLayerConfig(SubModelConfig):
         """
         values = {name: getattr(self, name) for name in ("embedding_dim", "num_heads", "dtype", "parallel")}
         return inherit(self.slstm_cell, self, values, _num_blocks=self._num_blocks, _block_idx=self._block_idx)
+
+    def resolved(self) -> Mapping[str, SubModelConfig | None]:
+        """The cell's config with what follows from the layer filled in."""
+        return {"slstm_cell": self.cell_config()}
 
     def matmul_flops(self, seq: int) -> float:
         """Floating-point operations per token in matrix products, forward; the same at every sequence length."""

@@ -1,0 +1,155 @@
+"""What a word of a command line names: a run, a preset, a file with an experiment, a token store.
+
+The rules are those of every verb. A word with a `/`, or that begins with a dot, is a path. Any other is a name: of a
+preset, where the verb takes presets; else of what is here under that name; else of `runs/NAME` (`stores/NAME`). Case
+and punctuation of a preset's name may differ, if nothing else has the name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xlstm_jax.cli.options import apply_options
+from xlstm_jax.config import ConfigError, from_json, near_miss
+from xlstm_jax.runs.errors import RunNotFoundError
+from xlstm_jax.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from xlstm_jax.training.config import Experiment
+
+RUNS, STORES = Path("runs"), Path("stores")
+
+
+@dataclass
+class Target:
+    """An experiment, and where it is from."""
+
+    experiment: Experiment
+    name: str
+    """That of the preset or the experiment's file, or the run's folder; empty if there is none."""
+    run: Path | None = None
+    """The run's folder, if it is that of a run."""
+    note: str | None = None
+    """What its giver should know, where the word could have meant something else."""
+
+    def changed(self, fields: Sequence[str]) -> Experiment:
+        """The experiment with fields changed as `cli.options` reads them; a store may be given by its name."""
+        changed = apply_options(self.experiment, fields)
+        if changed.data.store is None or changed.data.store == self.experiment.data.store:
+            return changed
+        data = dataclasses.replace(changed.data, store=str(find_store(changed.data.store)))
+        return dataclasses.replace(changed, data=data)
+
+
+def is_name(word: str) -> bool:
+    """Whether a word is a name rather than a path."""
+    path = Path(word)
+    return len(path.parts) == 1 and not path.is_absolute() and not word.startswith(".")
+
+
+def run_path(word: str) -> Path:
+    """The folder of a run to be made: `runs/NAME` for a name, else the path."""
+    return RUNS / word if is_name(word) else Path(word)
+
+
+def existing_run(word: str) -> Path | None:
+    """The folder of the run that a word names, if there is one."""
+    places = (Path(word), run_path(word))
+    return next((place for place in places if RunFolder(place).exists), None)
+
+
+def find_run(word: str) -> Path:
+    """The folder of the run that a word names.
+
+    Raises:
+        RunNotFoundError: if there is none; it names the near miss, or the preset that is called so.
+    """
+    if (run := existing_run(word)) is not None:
+        return run
+    try:
+        return RunFolder.open(run_path(word)).path
+    except RunNotFoundError as error:
+        from xlstm_jax.presets import find_preset
+
+        preset = find_preset(word)
+        hint = f"; {preset} is a preset, which `xlstm train {preset}` makes a run of" if preset else _near_run(word)
+        raise RunNotFoundError(f"{error}{hint}") from None
+
+
+def find_weights(word: str) -> Path:
+    """The file or folder with weights, or the run, that a word names.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    path = Path(word)
+    found = path if path.exists() else existing_run(word)
+    if found is None:
+        raise ConfigError(f"there is neither a file or folder {path} nor a run {run_path(word)}{_near_run(word)}")
+    return found
+
+
+def find_store(word: str) -> Path:
+    """The folder of the token store that a word names; whether it is one is seen when it is opened."""
+    path = Path(word)
+    return STORES / word if is_name(word) and not path.exists() and (STORES / word).exists() else path
+
+
+def find_experiment(word: str) -> Target:
+    """The experiment that a word names: a preset's, a run's or a file's.
+
+    Raises:
+        ConfigError: if it names none, or a file that holds none.
+        RunError: for a run that is not there or cannot be read.
+    """
+    # Here, because what follows needs JAX, which those that only look for a run or a store may do without.
+    from xlstm_jax.cli.experiment_file import experiment_from_file
+    from xlstm_jax.presets import find_preset, get_preset, preset_names
+    from xlstm_jax.training.config import Experiment
+
+    if Path(word).suffix == ".py":
+        return Target(experiment_from_file(Path(word)), Path(word).stem)
+    if Path(word).suffix == ".json":
+        return _from_json_file(Path(word))
+    run = existing_run(word)
+    if word in preset_names():
+        both = f"{word} is the name of a preset and of the run {run}: the preset is taken" if run else None
+        if run is not None and run == Path(word):
+            both = f"{both}; ./{word} means the run"
+        return Target(get_preset(word), word, note=both)
+    if run is not None:
+        return Target(RunFolder(run).read_config(Experiment), str(run), run)
+    if (preset := find_preset(word)) is not None:
+        return Target(get_preset(preset), preset)
+    if not is_name(word):
+        RunFolder.open(word)  # which tells what is wrong
+    raise ConfigError(
+        f"{word!r} is neither a preset{near_miss(word, preset_names())} nor a run{_near_run(word)}; presets are "
+        f"{', '.join(preset_names())}"
+    )
+
+
+def _near_run(word: str) -> str:
+    runs = [place.name for place in RUNS.iterdir() if RunFolder(place).exists] if RUNS.is_dir() else []
+    return near_miss(Path(word).name, runs)
+
+
+def _from_json_file(path: Path) -> Target:
+    """The experiment of a JSON file such as a run's config.json: for a new run, which may learn from a new text."""
+    from xlstm_jax.training.config import Experiment
+
+    try:
+        experiment = from_json(Experiment, json.loads(path.read_bytes()), "experiment")
+    except ConfigError as error:
+        raise ConfigError(f"{path} cannot be used: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error})") from error
+    data = dataclasses.replace(experiment.data, fingerprint=None)
+    # The config of a run has the name of every other.
+    name = "" if path.name == "config.json" else path.stem
+    return Target(dataclasses.replace(experiment, data=data), name)

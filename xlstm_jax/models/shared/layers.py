@@ -1,0 +1,211 @@
+"""The small layers that all models are made of: embedding, head with its soft cap, dense map, norms."""
+
+from __future__ import annotations
+
+import functools
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from xlstm_jax.config import near_miss
+
+NormType = Literal["layernorm", "rmsnorm"]
+
+
+class Linear(nn.Module):
+    """y = x kernel + bias, computed in `dtype`; parameters kernel (in, out) and, if `use_bias`, bias (out,)."""
+
+    features: int
+    kernel_init: Initializer
+    use_bias: bool = False
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape in_features"]) -> Float[Array, "*shape out_features"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        y = product(x.astype(self.dtype), kernel)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(
+    x: Float[Array, "*shape in_features"], kernel: Float[Array, "rows columns"], transposed: bool = False
+) -> Array:
+    """x kernel, or x kernel^T if `transposed`, in the dtype of x.
+
+    Its kernel gradient is x^T dy, with x as the operand that has to be transposed. JAX's own rule transposes dy, and
+    XLA on CPUs then fuses the elementwise work that makes dy into the transposition and runs it across the rows. It
+    also leaves the gradient in the kernel's dtype, without a rounding to that of x in between.
+    """
+    return jax.lax.dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (int(transposed),)), ((), ())))
+
+
+def _product_fwd(x: Array, kernel: Array, transposed: bool) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel, transposed), (x, kernel)
+
+
+def _product_bwd(transposed: bool, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dx = jax.lax.dot_general(dy, kernel.astype(dy.dtype), (((dy.ndim - 1,), (int(not transposed),)), ((), ())))
+    over_tokens = (((0,), (0,)), ((), ()))
+    dkernel = jax.lax.dot_general(
+        x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), over_tokens, preferred_element_type=kernel.dtype
+    )
+    return dx, dkernel.T if transposed else dkernel
+
+
+product.defvjp(_product_fwd, _product_bwd)
+
+
+class Embedding(nn.Module):
+    """Rows of a table, looked up first and cast then, so that a step of decoding does not read the whole table.
+
+    A token outside the vocabulary gives NaN: a wrong tokenizer shows at once instead of training on another token.
+    """
+
+    vocab_size: int
+    features: int
+    dtype: DTypeLike
+    embedding_init: Initializer
+
+    def setup(self) -> None:
+        self.embedding = self.param("embedding", self.embedding_init, (self.vocab_size, self.features))
+
+    def __call__(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape features"]:
+        return jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
+
+
+def check_inputs(tokens: Array, **flags: Array | None) -> None:
+    """Raise `ValueError` unless tokens are integers (batch, seq) and the given flags are boolean of that shape."""
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(
+            f"tokens has shape {tokens.shape} and dtype {tokens.dtype}, but must be integers of shape (batch, seq)"
+        )
+    for name, flag in flags.items():
+        if flag is not None and (flag.shape != tokens.shape or flag.dtype != jnp.bool_):
+            raise ValueError(
+                f"{name} has shape {flag.shape} and dtype {flag.dtype}, but must be boolean of the tokens' shape "
+                f"{tokens.shape}"
+            )
+
+
+def soft_cap_logits(logits: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
+    """`cap * tanh(logits / cap)`, which keeps them inside (-cap, cap); unchanged if `cap` is None."""
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
+class LMHead(nn.Module):
+    """Logits in float32: one product without bias, computed in `dtype`, then the soft cap.
+
+    With `embedding` given (weight tying), its transpose is the kernel and the module owns no parameter.
+    """
+
+    vocab_size: int
+    kernel_init: Initializer
+    dtype: DTypeLike = jnp.float32
+    logits_soft_cap: float | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*shape dim"], embedding: Float[Array, "vocab dim"] | None = None
+    ) -> Float[Array, "*shape vocab"]:
+        x = x.astype(self.dtype)
+        if embedding is None:
+            kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.vocab_size))
+            logits = product(x, kernel)
+        else:
+            logits = product(x, embedding, True)
+        return soft_cap_logits(logits.astype(jnp.promote_types(self.dtype, jnp.float32)), self.logits_soft_cap)
+
+
+class _Norm(nn.Module):
+    """What both norms share: parameters, and statistics in at least float32.
+
+    `head_axis` None: one scale vector of the size of the last axis. Otherwise a scale of shape (size of that axis,
+    size of the last axis): every head is normalised by itself and has its own scale.
+    """
+
+    weight: bool = True
+    bias: bool = False
+    eps: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    head_axis: int | None = None
+
+    centre: ClassVar[bool] = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape dim"]) -> Float[Array, "*shape dim"]:
+        axes = [-1] if self.head_axis is None else [self.head_axis, -1]
+        sizes = [x.shape[a] for a in axes]
+        shape = [1] * x.ndim
+        for axis, size in zip(axes, sizes, strict=True):
+            shape[axis] = size
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x - jnp.mean(x, axis=-1, keepdims=True) if self.centre else x
+        factor = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        if self.weight:
+            factor = factor * self.param("scale", nn.initializers.ones, sizes).reshape(shape)
+        y = x * factor
+        if self.bias:
+            y = y + self.param("bias", nn.initializers.zeros, sizes).reshape(shape)
+        return y.astype(self.dtype)
+
+
+class RMSNorm(_Norm):
+    """x / sqrt(mean(x²) + eps), times the scale."""
+
+
+class LayerNorm(_Norm):
+    """(x - mean) / sqrt(variance + eps), times the scale; the variance is that of the centred values (two passes)."""
+
+    centre = True
+
+
+_NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+
+
+def NormLayer(
+    weight: bool = True,
+    bias: bool = False,
+    eps: float = 1e-5,
+    dtype: DTypeLike = jnp.float32,
+    norm_type: NormType = "layernorm",
+    name: str | None = None,
+) -> nn.Module:
+    """A norm over the last axis with scale and bias of its size.
+
+    Raises:
+        ValueError: for another `norm_type`.
+    """
+    return _norm_class(norm_type)(weight=weight, bias=bias, eps=eps, dtype=dtype, name=name)
+
+
+def MultiHeadNormLayer(
+    weight: bool = True,
+    bias: bool = False,
+    eps: float = 1e-5,
+    dtype: DTypeLike = jnp.float32,
+    axis: int = 1,
+    norm_type: NormType = "layernorm",
+    name: str | None = None,
+) -> nn.Module:
+    """A norm over the last axis for every head by itself; heads lie on `axis`, the scale is (heads, dim).
+
+    Raises:
+        ValueError: for another `norm_type`.
+    """
+    return _norm_class(norm_type)(weight=weight, bias=bias, eps=eps, dtype=dtype, head_axis=axis, name=name)
+
+
+def _norm_class(norm_type: str) -> type[_Norm]:
+    if norm_type not in _NORMS:
+        hint = near_miss(norm_type, _NORMS)
+        raise ValueError(f"norm_type is {norm_type!r}, but must be one of {', '.join(_NORMS)}{hint}")
+    return _NORMS[norm_type]

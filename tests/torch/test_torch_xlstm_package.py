@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xlstm_jax.hub.xlstm_package import params_from_xlstm_package, xlstm_package_from_params
-from xlstm_jax.hub.xlstm_package_config import config_from_xlstm_package
+from xlstm_jax.hub.formats.xlstm_package import params_from_xlstm_package, xlstm_package_from_params
+from xlstm_jax.hub.formats.xlstm_package_config import config_from_xlstm_package
 from xlstm_jax.kernels.closeness import relative_error
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 

@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 from training_helpers import tiny_experiment, with_fields, write_corpus
 
-import xlstm_jax.runs.space
 from xlstm_jax.data.errors import DamagedStoreError, MissingStoreError
 from xlstm_jax.data.prepare.request import prepare
+from xlstm_jax.files import DiskFullError, LockedError
 from xlstm_jax.runs.errors import (
     ConfigChangedError,
-    DiskFullError,
     NoCheckpointError,
-    RunLockedError,
     StateMismatchError,
 )
 from xlstm_jax.runs.folder import RunFolder
@@ -222,7 +220,7 @@ def test_a_missing_store_is_made_from_the_sources_or_named(corpus: Path, tmp_pat
 
 
 def test_a_run_in_use_is_refused(run: Path, trained: Trained) -> None:
-    with RunFolder(run).lock(), pytest.raises(RunLockedError, match="is being written by"):
+    with RunFolder(run).lock(), pytest.raises(LockedError, match="is being written by"):
         train(run, trained.experiment, Recorder())
 
 
@@ -318,7 +316,7 @@ def test_a_disk_without_room_is_told_before_training(
     store: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
-    monkeypatch.setattr(xlstm_jax.runs.space.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DiskFullError, match=r"3 checkpoints need .* but the disk of .* has 100.0 kB free"):
         train(tmp_path / "run", tiny_experiment(corpus, store), Recorder())
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -3,7 +3,6 @@
 from xlstm_jax.data.errors import (
     DamagedStoreError,
     DataError,
-    DiskFullError,
     MissingStoreError,
     PrepareError,
     SourceError,
@@ -25,7 +24,6 @@ __all__ = [
     "BatchSchedule",
     "DamagedStoreError",
     "DataError",
-    "DiskFullError",
     "HeldoutBatch",
     "HeldoutDocuments",
     "Loader",

@@ -123,8 +123,8 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
     """
     from rich.console import Console
 
+    from xlstm_jax.files import write_atomic
     from xlstm_jax.machine.environment import present_environment
-    from xlstm_jax.runs.files import write_atomic
 
     stream = sys.stderr if as_json else sys.stdout
     # A pipe has no width; a terminal knows its own.

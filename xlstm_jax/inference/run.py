@@ -11,7 +11,6 @@ import numpy as np
 
 from xlstm_jax.config import ConfigError, from_json
 from xlstm_jax.data.tokenizers.base import Tokenizer, as_bytes, load_tokenizer
-from xlstm_jax.hub.folders import Kept
 from xlstm_jax.inference.generate import Generator, Prompt, checked_prompts
 from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
@@ -142,8 +141,7 @@ def load(path: str | Path, step: int | None = None, say: Callable[[str], None] |
     config = model_config(folder)
     tokenizer = _tokenizer(folder, config)
     found, params = read_params(folder, config, step, say)
-    bos_id = Kept.read(folder.huggingface_dir).record.get("opening_id")
-    return Run(folder.path, found, build_model(config), params, tokenizer, bos_id)
+    return Run(folder.path, found, build_model(config), params, tokenizer, folder.read_tokenizer_info().bos_id)
 
 
 def read_params(

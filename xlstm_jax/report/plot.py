@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xlstm_jax.runs.files import write_atomic
+from xlstm_jax.files import write_atomic
 
 SMOOTHED_OVER = 20
 """The line of the training loss is the mean over this part of the run: batches differ more than the model changes."""

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import track
 
 from xlstm_jax.data.store.heldout import HeldoutBatch
+from xlstm_jax.files import write_atomic
 from xlstm_jax.report.table import Comparison, compare
-from xlstm_jax.runs.files import write_atomic
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.setup import Setup

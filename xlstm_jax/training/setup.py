@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,12 @@ import optax
 from xlstm_jax.data.prepare.request import prepare
 from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
 from xlstm_jax.data.tokenizers.base import load_tokenizer
-from xlstm_jax.hub.safetensors_files import appearing_folder
+from xlstm_jax.files import appearing_folder, bytes_in_words
 from xlstm_jax.models.language_model import LanguageModel, build_model
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
-from xlstm_jax.runs.errors import DamagedCheckpointError, DamagedRunError, NoCheckpointError, RunExistsError
+from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError, RunExistsError
 from xlstm_jax.runs.folder import RunFolder, with_config
-from xlstm_jax.runs.space import bytes_in_words
 from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
@@ -80,7 +78,7 @@ def prepare_run(run: RunFolder, experiment: Experiment, say: Say) -> Setup:
         NoCheckpointError: if all checkpoints are damaged.
         DamagedRunError: if the config is not the one that the checkpoint was saved with.
     """
-    if is_converted(run):
+    if run.converted:
         raise TrainingError(
             f"{run} holds weights that were trained elsewhere, and stays as it is; train a copy of it on a text of "
             f"yours: xlstm train {run} --fork NAME --sources PATH --steps N"
@@ -131,20 +129,11 @@ def fork_run(source: RunFolder, path: Path, experiment: Experiment, say: Say) ->
     _check_store(source, experiment, open_or_prepare(experiment, say))
     model, optimizer = build(experiment)
     target = jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
-    if is_converted(source):
+    if source.converted:
         return _begin_with_weights(source, path, experiment, optimizer, target)
     step, _, extra = source.checkpoints(read_only=True).restore(target._asdict())
     source.check_config(step, extra, CONFIG_MAY_DIFFER)
     return source.fork(path, experiment)
-
-
-def is_converted(run: RunFolder) -> bool:
-    """Whether a run's newest checkpoint holds parameters alone, as one that was made of published weights."""
-    checkpoints = run.checkpoints(read_only=True)
-    try:
-        return bool(checkpoints.steps()) and checkpoints.parts() == {"params"}
-    except DamagedCheckpointError:
-        return False  # whoever reads it says so
 
 
 def _begin_with_weights(
@@ -158,9 +147,7 @@ def _begin_with_weights(
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     with appearing_folder(path) as folder:
         draft = RunFolder(folder)
-        for part in (source.tokenizer_dir, source.huggingface_dir):
-            if part.is_dir():
-                shutil.copytree(part, draft.path / part.name)
+        source.copy_text_side(draft)
         draft.write_environment()
         with draft.checkpoints() as checkpoints:
             checkpoints.save(0, state._asdict(), with_config(experiment, tokens_seen=0))

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import UInt64
 
 from xlstm_jax.config import to_json
-from xlstm_jax.data.files import sha256_of, write_array, write_json
 from xlstm_jax.data.prepare import work
 from xlstm_jax.data.prepare.plan import Plan
 from xlstm_jax.data.store.store import FORMAT_VERSION, INDEX_FILE, SPLITS, index_checksum
 from xlstm_jax.data.tokenizers.base import Tokenizer
+from xlstm_jax.files import sha256_of, write_array, write_json
 
 HASH_RANGE = 1 << 64
 

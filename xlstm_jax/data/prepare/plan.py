@@ -12,8 +12,8 @@ from typing import Any
 
 from xlstm_jax.config import from_json, to_json
 from xlstm_jax.data.errors import PrepareError
-from xlstm_jax.data.files import write_json
 from xlstm_jax.data.prepare.sources import Reading, SourceFile, can_cut, documents
+from xlstm_jax.files import write_json
 
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"

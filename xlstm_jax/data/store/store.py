@@ -27,8 +27,8 @@ from xlstm_jax.data.errors import (
     TruncatedStoreError,
     reason,
 )
-from xlstm_jax.data.files import sha256_of
 from xlstm_jax.data.tokenizers.base import Tokenizer, load_tokenizer
+from xlstm_jax.files import sha256_of
 
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"

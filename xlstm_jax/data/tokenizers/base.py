@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from xlstm_jax.data.errors import TokenizerError, reason
-from xlstm_jax.data.files import write_json
+from xlstm_jax.files import write_json
 
 INFO_FILE = "tokenizer_info.json"
 TOKENIZER_FILE = "tokenizer.json"

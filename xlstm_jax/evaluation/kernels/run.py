@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from xlstm_jax.evaluation.kernels.cell import Case, Cell, Truth, judge, make_pro
 from xlstm_jax.evaluation.kernels.cells import all_cells
 from xlstm_jax.evaluation.kernels.report import Finding, Pick, Report
 from xlstm_jax.kernels import mlstm, slstm
+from xlstm_jax.machine.cores import usable_cores
 
 DTYPES = ("float32", "bfloat16", "float64")
 _WITH_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
@@ -85,7 +85,7 @@ def run_check(
     finished, lock = 0, threading.Lock()
     stop = threading.Event()
     # The truths come first in the queue, so that whoever waits for one waits for a thread that runs.
-    with ThreadPoolExecutor(max_workers=max(2, min(8, os.cpu_count() or 2))) as pool:
+    with ThreadPoolExecutor(max_workers=max(2, min(8, usable_cores()))) as pool:
         needed = {cell.title: _needed([task for task in tasks if task.cell is cell]) for cell in chosen}
         total = len(tasks) + len(needed)
 

@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from xlstm_jax.config import ConfigError
-from xlstm_jax.hub.document import Document
-from xlstm_jax.hub.tensor_map import Entry, Part, dense
+from xlstm_jax.hub.errors import WeightsError, refuse
+from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, Written, compute_dtype, head_of, read_tied
+from xlstm_jax.hub.formats.document import Document
+from xlstm_jax.hub.kept import Record
+from xlstm_jax.hub.mapping import Entry, dense, single
 from xlstm_jax.models.configs import FloatName
 from xlstm_jax.models.llama.config import LlamaConfig
 
@@ -127,17 +132,47 @@ def huggingface_from_config(config: LlamaConfig) -> dict[str, Any]:
 
 def entries(config: LlamaConfig, head: bool = True) -> Iterator[Entry]:
     """Every tensor of the format, and what of ours it holds; `head`: whether `lm_head.weight` is among them."""
-    bias = config.use_bias
-    yield Entry("model.embed_tokens.weight", (Part("token_embedding.embedding"),))
+    yield single("model.embed_tokens.weight", "token_embedding.embedding")
     for i in range(config.num_blocks):
         theirs, ours = f"model.layers.{i}", f"block_stack.blocks_{i}"
-        yield Entry(f"{theirs}.input_layernorm.weight", (Part(f"{ours}.attn_norm.scale"),))
+        yield single(f"{theirs}.input_layernorm.weight", f"{ours}.attn_norm.scale")
         for name, path in (("q", "dense_q"), ("k", "dense_k"), ("v", "dense_v"), ("o", "dense_out")):
-            yield from dense(f"{theirs}.self_attn.{name}_proj", f"{ours}.attn.{path}", bias=bias)
-        yield Entry(f"{theirs}.post_attention_layernorm.weight", (Part(f"{ours}.ffn_norm.scale"),))
+            yield from dense(f"{theirs}.self_attn.{name}_proj", f"{ours}.attn.{path}")
+        yield single(f"{theirs}.post_attention_layernorm.weight", f"{ours}.ffn_norm.scale")
         for name, path in (("gate", "proj_up_gate"), ("up", "proj_up"), ("down", "proj_down")):
-            yield from dense(f"{theirs}.mlp.{name}_proj", f"{ours}.ffn.{path}", bias=bias)
-    yield Entry("model.norm.weight", (Part("block_stack.post_blocks_norm.scale"),))
+            yield from dense(f"{theirs}.mlp.{name}_proj", f"{ours}.ffn.{path}")
+    yield single("model.norm.weight", "block_stack.post_blocks_norm.scale")
     if head:
-        tied = Part("token_embedding.embedding")
-        yield Entry("lm_head.weight", (tied if config.tie_weights else Part("lm_head.kernel", "transposed"),))
+        yield head_of(config)
+
+
+def _read(document: Mapping[str, Any], tensors: Tensors, options: ReadOptions) -> Weights:
+    config = config_from_huggingface(document, compute_dtype(tensors, options.dtype), options.context_length)
+    return read_tied(config, _without_frequencies(config, tensors), entries, "model.embed_tokens.weight", options)
+
+
+def _without_frequencies(config: LlamaConfig, tensors: Tensors) -> Tensors:
+    """Without the rotary frequencies, which older files hold although they follow from the config.
+
+    Raises:
+        WeightsError: if they are others.
+    """
+    suffix = ".rotary_emb.inv_freq"
+    wanted = config.theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
+    problems = []
+    for name in [name for name in tensors if name.endswith(suffix)]:
+        found = tensors[name].read().astype(np.float64)
+        if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-2, atol=0):
+            problems.append(f"{name} holds other frequencies than those that follow from rope_theta {config.theta}")
+    refuse("the weights do not fit the model, nothing was loaded", problems)
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(suffix)}
+
+
+def _write(config: LlamaConfig, record: Record) -> Written:
+    if record.weight_mode not in (None, "single"):
+        raise WeightsError(f"the weight mode is {record.weight_mode!r}, which the format llama does not have")
+    head = record.stored_head or not config.tie_weights
+    return Written(huggingface_from_config(config), list(entries(config, head)), [], {})
+
+
+FORMAT = Format(lambda document: document.get("model_type") == "llama", _read, LlamaConfig, _write)

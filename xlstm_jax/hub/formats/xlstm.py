@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.hub.document import Document
-from xlstm_jax.hub.tensor_map import Entry, Part, dense
+from xlstm_jax.hub.errors import WeightsError
+from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, Written, compute_dtype, head_of, read_tied
+from xlstm_jax.hub.formats.document import Document
+from xlstm_jax.hub.kept import Record
+from xlstm_jax.hub.mapping import FLAT, Entry, dense, single
 from xlstm_jax.models.configs import FloatName
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
@@ -153,7 +157,7 @@ def huggingface_from_config(config: xLSTMLMModelConfig) -> dict[str, Any]:
         if problems:
             raise ConfigError("the format xlstm of Hugging Face cannot express this model: " + "; ".join(problems))
 
-    if any(config.block_map) or config.mlstm_block is None:
+    if set(config.block_kinds) != {"mlstm"} or config.mlstm_block is None:
         problems.append(f"model.slstm_at is {config.slstm_at!r}, but the format has no sLSTM blocks")
         give_up()
         raise AssertionError("unreachable")
@@ -229,7 +233,7 @@ def _format_factor(dim: int, width: int, factor: float, multiple: int) -> tuple[
     return next((f, m) for f, m in candidates if ffn_width(dim, f, m) == width)
 
 
-def notes_on_export(config: xLSTMLMModelConfig) -> list[str]:
+def _notes(config: xLSTMLMModelConfig) -> list[str]:
     """What a user of the exported folder should know, a sentence each."""
     block = config.block_config(0)
     assert isinstance(block, mLSTMBlockConfig)
@@ -244,7 +248,7 @@ def notes_on_export(config: xLSTMLMModelConfig) -> list[str]:
     return notes
 
 
-def entries(config: xLSTMLMModelConfig, weight_mode: str = "single", head: bool = True) -> Iterator[Entry]:
+def entries(config: xLSTMLMModelConfig, weight_mode: str, head: bool = True) -> Iterator[Entry]:
     """Every tensor of the format, and what of ours it holds.
 
     Args:
@@ -252,33 +256,51 @@ def entries(config: xLSTMLMModelConfig, weight_mode: str = "single", head: bool 
         weight_mode: "single" or "fused".
         head: whether `lm_head.weight` is among them.
     """
-    yield Entry("backbone.embeddings.weight", (Part("token_embedding.embedding"),))
+    yield single("backbone.embeddings.weight", "token_embedding.embedding")
     for i in range(config.num_blocks):
         theirs, ours = f"backbone.blocks.{i}", f"xlstm_block_stack.blocks_{i}"
         layer, cell = f"{theirs}.mlstm_layer", f"{ours}.xlstm.cell"
-        yield Entry(f"{theirs}.norm_mlstm.weight", (Part(f"{ours}.norm.scale"),))
-        maps = {
-            f"{layer}.q": f"{ours}.xlstm.q",
-            f"{layer}.k": f"{ours}.xlstm.k",
-            f"{layer}.v": f"{ours}.xlstm.v",
-            f"{layer}.ogate_preact": f"{ours}.xlstm.o",
-        }
-        gates = {f"{layer}.igate_preact": f"{cell}.igate", f"{layer}.fgate_preact": f"{cell}.fgate"}
-        up = {f"{theirs}.ffn.proj_up_gate": f"{ours}.ffn.proj_up_gate", f"{theirs}.ffn.proj_up": f"{ours}.ffn.proj_up"}
+        yield single(f"{theirs}.norm_mlstm.weight", f"{ours}.norm.scale")
+        maps = {f"{layer}.{name}": f"{ours}.xlstm.{name}" for name in "qkv"}
+        maps[f"{layer}.ogate_preact"] = f"{ours}.xlstm.o"
+        gates = {f"{layer}.{name}_preact": f"{cell}.{name}" for name in ("igate", "fgate")}
+        up = {f"{theirs}.ffn.{name}": f"{ours}.ffn.{name}" for name in ("proj_up_gate", "proj_up")}
         if weight_mode == "fused":
             yield from dense(f"{layer}.qkv_opreact", *maps.values())
-            yield from dense(f"{layer}.ifgate_preact", *gates.values(), bias=True)
+            yield from dense(f"{layer}.ifgate_preact", *gates.values())
             yield from dense(f"{theirs}.ffn.proj_up_gate_z", *up.values())
         else:
-            for name, path in (maps | up).items():
+            for name, path in (maps | gates | up).items():
                 yield from dense(name, path)
-            for name, path in gates.items():
-                yield from dense(name, path, bias=True)
-        yield Entry(f"{layer}.multihead_norm.weight", (Part(f"{cell}.out_norm.scale", "flat"),))
+        yield single(f"{layer}.multihead_norm.weight", f"{cell}.out_norm.scale", FLAT)
         yield from dense(f"{layer}.out_proj", f"{ours}.xlstm.proj_down")
-        yield Entry(f"{theirs}.norm_ffn.weight", (Part(f"{ours}.ffn_norm.scale"),))
+        yield single(f"{theirs}.norm_ffn.weight", f"{ours}.ffn_norm.scale")
         yield from dense(f"{theirs}.ffn.proj_down", f"{ours}.ffn.proj_down")
-    yield Entry("backbone.out_norm.weight", (Part("xlstm_block_stack.post_blocks_norm.scale"),))
+    yield single("backbone.out_norm.weight", "xlstm_block_stack.post_blocks_norm.scale")
     if head:
-        tied = Part("token_embedding.embedding")
-        yield Entry("lm_head.weight", (tied if config.tie_weights else Part("lm_head.kernel", "transposed"),))
+        yield head_of(config)
+
+
+def _read(document: Mapping[str, Any], tensors: Tensors, options: ReadOptions) -> Weights:
+    mode = document.get("weight_mode") or "single"
+    if mode not in WEIGHT_MODES:
+        raise ConfigError(f"config.json: weight_mode is {mode!r}, but must be 'single' or 'fused'")
+    config = config_from_huggingface(
+        document, compute_dtype(tensors, options.dtype), options.context_length or DEFAULT_CONTEXT
+    )
+    table = partial(entries, weight_mode=mode)
+    weights = read_tied(config, tensors, table, "backbone.embeddings.weight", options)
+    weights.record.weight_mode = mode
+    return weights
+
+
+def _write(config: xLSTMLMModelConfig, record: Record) -> Written:
+    mode = record.weight_mode or "single"
+    if mode not in WEIGHT_MODES:
+        raise WeightsError(f"the weight mode is {mode!r}, but must be 'single' or 'fused'")
+    document = huggingface_from_config(config) | {"weight_mode": mode}
+    # transformers does not tie this model's head, and would make up one that is missing: a tied one is written, too.
+    return Written(document, list(entries(config, mode)), _notes(config), {"force_bos_token_insert": True})
+
+
+FORMAT = Format(lambda document: document.get("model_type") == "xlstm", _read, xLSTMLMModelConfig, _write)

@@ -194,7 +194,7 @@ def decoding(name: str, config: LanguageModelConfig, *, rounds: int, batch: int)
     holder |= {"cache": getattr(out, cache_name), "logits": out.logits[:, -1]}
 
     def ours() -> np.ndarray:
-        holder["carry"], made = engine.advance(params, holder["carry"], draw, done, TOKENS)
+        holder["carry"], made = engine.decode(params, holder["carry"], draw, done, TOKENS)
         return made
 
     def theirs() -> tuple[np.ndarray, np.ndarray]:

@@ -177,9 +177,9 @@ def test_a_text_is_opened_with_the_token_that_the_model_expects(tmp_path, folder
         return xlstm_jax.load(out)
 
     plain = opening()
-    assert plain.generator.engine.opening_id == plain.tokenizer.eod_id
+    assert plain.generator.engine.bos_id == plain.tokenizer.eod_id
     quiet = opening(config={"bos_token_id": 5, "force_bos_token_insert": False})
-    assert quiet.generator.engine.opening_id == plain.tokenizer.eod_id
+    assert quiet.generator.engine.bos_id == plain.tokenizer.eod_id
     template = {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "!", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
@@ -187,7 +187,7 @@ def test_a_text_is_opened_with_the_token_that_the_model_expects(tmp_path, folder
         "special_tokens": {"!": {"id": "!", "ids": [5], "tokens": ["!"]}},
     }
     told = opening(post_processor=template)
-    assert told.generator.engine.opening_id == 5
+    assert told.generator.engine.bos_id == 5
     assert told.score("the cat").nats != plain.score("the cat").nats
 
 

@@ -29,9 +29,9 @@ from xlstm_jax.cost.plan import with_known_vocabulary
 from xlstm_jax.models.language_model import build_model
 from xlstm_jax.models.parameters import Leaf, describe
 from xlstm_jax.presets import get_preset, preset_names
+from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.objective import Rows
-from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import make_train_step
 
 FOLDER = Path(__file__).parents[1] / "golden" / "presets"

@@ -23,7 +23,8 @@ from xlstm_jax.runs.errors import (
     StateMismatchError,
 )
 from xlstm_jax.runs.folder import RunFolder
-from xlstm_jax.scoring.heldout import HeldOut, Score
+from xlstm_jax.scoring.heldout import HeldOut
+from xlstm_jax.scoring.score import Score
 from xlstm_jax.training import loop
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.errors import NotFiniteError, WrongStoreError

@@ -96,8 +96,9 @@ def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> N
     shard_bytes = parse_size(arguments.shard_size)
     folder = RunFolder.open(source)
     # A model that cannot be written is refused before its weights are read.
-    written_as(model_config(folder), weight_mode=arguments.weight_mode)
-    config, step, params = read_params(folder, arguments.step, lambda sentence: _say(f"note: {sentence}"))
+    config = model_config(folder)
+    written_as(config, weight_mode=arguments.weight_mode)
+    step, params = read_params(folder, config, arguments.step, lambda sentence: _say(f"note: {sentence}"))
     tokenizer = load_tokenizer(folder.tokenizer_dir) if folder.tokenizer_dir.is_dir() else None
     write_huggingface(
         out,

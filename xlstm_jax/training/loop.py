@@ -95,7 +95,7 @@ def _train(opened: OpenRun, told: Listeners) -> Outcome:
     held_out = HeldOut(
         opened.scorer,
         opened.store.split("validation"),
-        lanes=training.batch_size,
+        batch_size=training.batch_size,
         seq_len=experiment.seq_len,
         max_tokens=training.eval_tokens,
     )

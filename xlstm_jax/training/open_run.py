@@ -21,7 +21,7 @@ from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
 from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError
 from xlstm_jax.runs.folder import RunFolder
-from xlstm_jax.scoring.heldout import Scorer
+from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError

@@ -64,7 +64,7 @@ def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
     held_out = HeldOut(
         opened.scorer,
         opened.store.split("validation"),
-        lanes=opened.experiment.training.batch_size,
+        batch_size=opened.experiment.training.batch_size,
         seq_len=opened.experiment.seq_len,
     )
     if not held_out.num_documents:

@@ -1,17 +1,13 @@
-"""Scores do not depend on how documents are laid out, and baselines are what the named programs make."""
+"""Scores do not depend on how documents are laid out."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import lzma
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from xlstm_jax.data.store.store import Split
 from xlstm_jax.data.tokenizers.base import ByteTokenizer
@@ -19,15 +15,10 @@ from xlstm_jax.models.language_model import with_exact_resets
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
-from xlstm_jax.report.table import Comparison, print_comparison
-from xlstm_jax.scoring.baselines import (
-    byte_counts,
-    compressed_bits_per_byte,
-    gzip_size,
-    unigram_bits_per_byte,
-    xz_size,
-)
-from xlstm_jax.scoring.heldout import HeldOut, Score, Scorer, first_documents
+from xlstm_jax.scoring.chunks import LONGEST_CHUNK, chunks, power_of_two
+from xlstm_jax.scoring.heldout import HeldOut, first_documents
+from xlstm_jax.scoring.score import Score, Scorer
+from xlstm_jax.scoring.text import score_document
 
 DOCUMENTS = [
     b"hello world, hello",
@@ -64,24 +55,25 @@ def params(model: xLSTMLMModel):
 
 def test_every_document_is_scored_alone_and_whole_whatever_the_layout(model: xLSTMLMModel, params) -> None:
     split = byte_split(DOCUMENTS)
-    alone = 0.0
+    scorer, alone = Scorer(model), []
     apply = jax.jit(model.apply)
     for document in DOCUMENTS:
         tokens = np.array([256, *document, 256], np.int32)
         logits = apply({"params": params}, tokens[None, :-1])
-        alone -= float(jax.nn.log_softmax(logits)[0, np.arange(len(tokens) - 1), tokens[1:]].sum())
-    for lanes, seq_len in ((1, 8), (3, 5), (8, 64)):
-        score = HeldOut(Scorer(model), split, lanes=lanes, seq_len=seq_len)(params)
-        assert score.nats == pytest.approx(alone, rel=1e-5)
-        assert score.targets == sum(len(d) + 1 for d in DOCUMENTS)
+        alone.append(-float(jax.nn.log_softmax(logits)[0, np.arange(len(tokens) - 1), tokens[1:]].sum()))
+        assert score_document(scorer, params, tokens, len(document)).nats == pytest.approx(alone[-1], rel=1e-5)
+    for batch_size, seq_len in ((1, 8), (3, 5), (8, 64)):
+        score = HeldOut(scorer, split, batch_size=batch_size, seq_len=seq_len)(params)
+        assert score.nats == pytest.approx(sum(alone), rel=1e-5)
+        assert score.tokens == sum(len(d) + 1 for d in DOCUMENTS)
         assert score.raw_bytes == sum(map(len, DOCUMENTS))
 
 
 def test_a_score_is_what_its_names_say() -> None:
-    score = Score(nats=20 * math.log(4), targets=20, raw_bytes=16)
+    score = Score(nats=20 * math.log(4), tokens=20, raw_bytes=16)
     assert score.perplexity == pytest.approx(4)
     assert score.bits_per_byte == pytest.approx(2 * 20 / 16)
-    assert Score(nats=1e6, targets=1, raw_bytes=1).perplexity < math.inf
+    assert Score(nats=1e6, tokens=1, raw_bytes=1).perplexity < math.inf
 
 
 def test_a_budget_takes_first_documents_that_fit_and_one_at_least() -> None:
@@ -99,39 +91,16 @@ def test_nothing_held_out_is_no_score(model: xLSTMLMModel, params) -> None:
         held_out(params)
 
 
+def test_long_inputs_are_read_in_chunks_of_few_sizes() -> None:
+    assert {size for length in range(1, 2000) for _, size in chunks(length)} == {16, 32, 64, 128, 256}
+    for length in (1, 16, 17, 255, 256, 257, 600):
+        starts, sizes = zip(*chunks(length), strict=True)
+        assert starts == tuple(range(0, length, LONGEST_CHUNK))
+        assert 0 <= sum(sizes) - length < LONGEST_CHUNK
+    assert chunks(600) == [(0, 256), (256, 256), (512, 128)]
+    assert [power_of_two(count) for count in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
+
+
 def test_resets_for_scoring_leave_the_models_own_config_alone(model: xLSTMLMModel) -> None:
     assert with_exact_resets(model.config) != model.config
     assert not model.config.mlstm_block.mlstm.mlstm_cell.reset_at_document_boundaries
-
-
-def test_unigram_counts_bytes_of_the_training_text() -> None:
-    training, held_out = byte_split([b"aab", b"b"]), byte_split([b"ab", b"c"])
-    counts = byte_counts(training)
-    assert counts[ord("a")] == counts[ord("b")] == 2
-    assert counts.sum() == 4
-    want = -(2 * math.log2(3 / 260) + math.log2(1 / 260)) / 3
-    assert unigram_bits_per_byte(counts, byte_counts(held_out)) == pytest.approx(want)
-
-
-def test_compressed_sizes_are_those_of_the_programs() -> None:
-    text = "".join(f"line {i * i} of a file\n" for i in range(3000)).encode()
-    for document in (b"", b"x", text[:1000], text):
-        buffer = io.BytesIO()
-        with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=9, mtime=0) as file:
-            file.write(document)
-        assert gzip_size(document) == len(buffer.getvalue())
-        assert xz_size(document) == len(lzma.compress(document, preset=9))
-    both = compressed_bits_per_byte([text, text[:1000]], gzip_size)
-    assert both == pytest.approx(8 * (gzip_size(text) + gzip_size(text[:1000])) / (len(text) + 1000))
-    assert math.isnan(compressed_bits_per_byte([], gzip_size))
-
-
-def test_the_table_shows_the_four_side_by_side() -> None:
-    console = Console(file=io.StringIO(), width=100)
-    print_comparison(Comparison(1.5, 4.75, 2.25, 2.0, files=3, raw_bytes=12345), console)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert [shown.index(n) for n in ("1.500", "4.750", "2.250", "2.000")] == sorted(
-        shown.index(n) for n in ("1.500", "4.750", "2.250", "2.000")
-    )
-    assert "3 held-out files, 12,345 bytes" in shown
-    assert "per file" in shown

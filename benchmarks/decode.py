@@ -57,7 +57,7 @@ def check(engine: Engine, params: Any) -> str | None:
     prompts = [rng.integers(1, vocab, size).astype(np.int32) for size in (5, 40, 1, 23)]
     carry = engine.prefill(params, prompts)
     draw = draws(Sampling(temperature=0), range(len(prompts)))
-    _, made = engine.advance(params, carry, draw, np.zeros(len(prompts), bool), CHECK_TOKENS)
+    _, made = engine.decode(params, carry, draw, np.zeros(len(prompts), bool), CHECK_TOKENS)
     longest = max(map(len, prompts)) + 1 + CHECK_TOKENS
     tokens = np.zeros((len(prompts), longest), np.int32)
     for row, prompt in enumerate(prompts):
@@ -124,7 +124,7 @@ def measure(name: str, config: xLSTMLMModelConfig, rounds: int) -> list[dict[str
         holder = [carry]
 
         def block(endless: Engine = endless, holder: list = holder, draw: Any = draw, done: Any = done) -> Any:
-            holder[0], made = endless.advance(params, holder[0], draw, done, MAX_STEPS)
+            holder[0], made = endless.decode(params, holder[0], draw, done, MAX_STEPS)
             return made
 
         needed = bytes_per_step(model, params, rows)

@@ -33,8 +33,8 @@ from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNam
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 from xlstm_jax.presets import get_preset
 from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, TrainingConfig, with_vocabulary
-from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import TrainState, make_train_step
 
 TOLERANCE = 1e-4

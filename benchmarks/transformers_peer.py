@@ -38,16 +38,16 @@ import numpy as np
 from decode import bytes_per_step, read_speed
 
 from xlstm_jax.data.store import Batch
-from xlstm_jax.hub.formats import to_huggingface
-from xlstm_jax.hub.tensor_map import tensors_from_params
+from xlstm_jax.hub.folders import written_as
+from xlstm_jax.hub.mapping import tensors_from_params
 from xlstm_jax.inference.engine import Engine
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.machine.malloc import keep_freed_memory
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, TrainingConfig
-from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import make_train_step
 
 VOCAB, BATCH, SEQ, PROMPT, TOKENS = 2048, 4, 512, 200, 32
@@ -81,7 +81,8 @@ def their_model(config: LanguageModelConfig, params: Any, tuned: bool = False) -
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    kind, data, entries, _ = to_huggingface(config)
+    kind, written = written_as(config)
+    data = dict(written.document)
     if kind == "xlstm":
         data |= {
             "autocast_kernel_dtype": "float32",
@@ -91,7 +92,7 @@ def their_model(config: LanguageModelConfig, params: Any, tuned: bool = False) -
             data |= {"chunkwise_kernel": "chunkwise--native_custbw", "mode": "train"}
     data = {key: value for key, value in data.items() if value is not None and key != "model_type"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **data), dtype=torch.float32)
-    tensors = tensors_from_params(entries, config, params)
+    tensors = tensors_from_params(written.entries, config, params)
     state = {name: torch.from_numpy(np.array(tensor.values())) for name, tensor in tensors.items()}
     model.load_state_dict(state, strict=True)
     if tuned:
@@ -193,7 +194,7 @@ def decoding(name: str, config: LanguageModelConfig, *, rounds: int, batch: int)
     holder |= {"cache": getattr(out, cache_name), "logits": out.logits[:, -1]}
 
     def ours() -> np.ndarray:
-        holder["carry"], made = engine.advance(params, holder["carry"], draw, done, TOKENS)
+        holder["carry"], made = engine.decode(params, holder["carry"], draw, done, TOKENS)
         return made
 
     def theirs() -> tuple[np.ndarray, np.ndarray]:

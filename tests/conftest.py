@@ -1,7 +1,9 @@
 """Settings that every test shares; they must stand before JAX starts its back end."""
 
 import importlib.metadata
+import importlib.util
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Simulated devices dead-lock on few cores when several steps are queued; more pool threads cure it.
@@ -16,9 +18,51 @@ if "XLA_FLAGS" not in os.environ:
         quick.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join(quick)
 
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Compiled programs, for all workers, the processes that tests start, and the next run: JAX's key of one has the
+    # program, the flags, the version of XLA and the processor.
+    programs = Path(__file__).parents[1] / ".cache" / "xla"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
+    if sum(path.stat().st_size for path in programs.glob("*-cache")) > 2**30:
+        # Each change of the code leaves programs that nobody asks for again.
+        for path in programs.glob("*-cache"):
+            path.unlink(missing_ok=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# A file that another process is writing, or was killed at, is compiled again, and told by a warning.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache entry:UserWarning")
+
 import hypothesis
 import jax
+import jaxtyping
+import numpy as np
 import pytest
+
+if importlib.util.find_spec("beartype"):
+    import beartype.typing  # noqa: F401 the settings name it
+
+    # Where arrays are: annotations are checked at every call, shapes and dtypes with them.
+    rooms = [
+        *("xlstm_jax.kernels", "xlstm_jax.models", "xlstm_jax.scoring"),
+        *("xlstm_jax.training.step", "xlstm_jax.training.objective"),
+    ]
+    # An int does for a float; `Self` cannot be told outside its class.
+    any_self = "beartype.FrozenDict({beartype.typing.Self: beartype.typing.Any})"
+    settings = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={any_self})"
+    jaxtyping.Array = jax.Array | np.ndarray  # what JAX takes for an array of its own
+    jaxtyping.install_import_hook(rooms, f"beartype.beartype(conf={settings})")
+    enter, leave = pytest.RaisesExc.__enter__, pytest.RaisesExc.__exit__
+
+    def unchecked(self):
+        """`with pytest.raises(...)` may hand on what annotations forbid: what the package says then is tested."""
+        jaxtyping.config.update("jaxtyping_disable", True)
+        return enter(self)
+
+    def checked(self, *error):
+        jaxtyping.config.update("jaxtyping_disable", False)
+        return leave(self, *error)
+
+    pytest.RaisesExc.__enter__, pytest.RaisesExc.__exit__ = unchecked, checked
 
 # On a busy machine an example may wait for its turn for as long as the usual deadline.
 hypothesis.settings.register_profile("unhurried", deadline=None)

@@ -4,18 +4,81 @@
     >>> run = xlstm_jax.load("runs/quickstart")
     >>> run.generate("def ")
 
-Importing this package loads nothing heavy: JAX comes with the first thing that needs it.
+Importing this package loads nothing heavy: each other name comes from its place when it is first asked for, and JAX
+with it.
 """
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xlstm_jax.data.prepare import prepare
     from xlstm_jax.inference.run import Run
+    from xlstm_jax.kernels.mlstm import mlstm
+    from xlstm_jax.kernels.slstm import slstm
+    from xlstm_jax.models.llama.config import LlamaConfig
+    from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
+    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
+    from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
+    from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
+    from xlstm_jax.presets import get_preset
+    from xlstm_jax.training.config import Experiment
+    from xlstm_jax.training.loop import train
 
-__all__ = ["__version__", "load"]
+    __version__: str
+
+__all__ = [
+    "Experiment",
+    "FeedForwardConfig",
+    "LlamaConfig",
+    "LlamaLMModel",
+    "Run",
+    "__version__",
+    "get_preset",
+    "load",
+    "mLSTMBlockConfig",
+    "mLSTMCellConfig",
+    "mLSTMLayerConfig",
+    "mlstm",
+    "prepare",
+    "sLSTMBlockConfig",
+    "sLSTMCellConfig",
+    "sLSTMLayerConfig",
+    "slstm",
+    "train",
+    "xLSTMLMModel",
+    "xLSTMLMModelConfig",
+]
+
+PLACES = {
+    "prepare": "data.prepare.request",
+    "Run": "inference.run",
+    "mlstm": "kernels.mlstm",
+    "slstm": "kernels.slstm",
+    "LlamaConfig": "models.llama.config",
+    "LlamaLMModel": "models.llama.llama_lm_model",
+    "mLSTMBlockConfig": "models.xlstm_parallel.blocks.mlstm.block",
+    "mLSTMCellConfig": "models.xlstm_parallel.blocks.mlstm.cell",
+    "mLSTMLayerConfig": "models.xlstm_parallel.blocks.mlstm.layer",
+    "sLSTMBlockConfig": "models.xlstm_parallel.blocks.slstm.block",
+    "sLSTMCellConfig": "models.xlstm_parallel.blocks.slstm.cell",
+    "sLSTMLayerConfig": "models.xlstm_parallel.blocks.slstm.layer",
+    "FeedForwardConfig": "models.xlstm_parallel.components.feedforward",
+    "xLSTMLMModel": "models.xlstm_parallel.xlstm_lm_model",
+    "xLSTMLMModelConfig": "models.xlstm_parallel.xlstm_lm_model",
+    "get_preset": "presets",
+    "Experiment": "training.config",
+    "train": "training.loop",
+}
+"""Where in this package each name lives."""
 
 
 def load(path: str | Path, step: int | None = None) -> Run:
@@ -33,9 +96,18 @@ def load(path: str | Path, step: int | None = None) -> Run:
     return load(path, step)
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib import metadata
 
-        return metadata.version("xlstm-jax")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: Any = metadata.version("xlstm-jax")
+    elif name in PLACES:
+        value = getattr(importlib.import_module(f"{__name__}.{PLACES[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -114,14 +114,17 @@ def test_what_is_not_there_is_told_with_the_near_miss_among_runs_and_presets() -
 
 
 def test_every_verb_knows_a_run_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
-    make_run("runs/mine")
+    (make_run("runs/mine") / "checkpoints").mkdir()
     assert main(["plan", "mine", "--no-compile", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "runs/mine"
-    for argv in (["generate", "mine", "--prompt", "x"], ["convert", "mine", "out"], ["train", "mine", "--fork", "b"]):
-        assert main(argv) == 1
-        shown = capsys.readouterr().err
-        assert "checkpoint" in shown
-        assert "runs/mine" in shown
+    # Each finds the run, and then what is wrong with it or the call.
+    for argv, sentence in (
+        (["generate", "mine", "--prompt", "x"], "runs/mine has no tokenizer"),
+        (["convert", "mine", "out"], "xLSTMLMModelConfig.vocab_size is -1"),
+        (["train", "mine", "--run", "b"], "mine is a run itself"),
+    ):
+        assert main(argv) in (1, 2)
+        assert sentence in capsys.readouterr().err
 
 
 def test_an_experiment_comes_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:

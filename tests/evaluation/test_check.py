@@ -13,9 +13,9 @@ from rich.console import Console
 from xlstm_jax.cli import main
 from xlstm_jax.evaluation.kernels import Report, all_cells, print_report, run_check
 from xlstm_jax.kernels.mlstm import api as mlstm_api
-from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent
+from xlstm_jax.kernels.mlstm.recurrent import recurrent
+from xlstm_jax.kernels.registry import Implementation, table
 from xlstm_jax.kernels.slstm import api as slstm_api
-from xlstm_jax.kernels.slstm.recurrent import slstm_recurrent
 
 BOUNDS = ("nats", "dfeatures", "dkernel")
 
@@ -36,12 +36,12 @@ def shown(report: Report) -> str:
 
 def without_normaliser_gradient(q, k, v, i, f, state, **options):
     """The forward pass is right; the gradient is that of a normaliser held constant."""
-    h, final = mlstm_recurrent(q, k, v, i, f, state, **options)
+    h, final = recurrent(q, k, v, i, f, state, **options)
     return h + 0.5 * (q.sum() - jax.lax.stop_gradient(q.sum())), final
 
 
 def not_finite(q, k, v, i, f, state, **options):
-    h, final = mlstm_recurrent(q, k, v, i, f, state, **options)
+    h, final = recurrent(q, k, v, i, f, state, **options)
     return jnp.where(q[..., :1] > 1e9, h, jnp.log(-jnp.ones(())) * h), final
 
 
@@ -50,7 +50,7 @@ def raising(*arguments, **options):
 
 
 def deaf_to_the_mask(q, k, v, i, f, state, *, mask, **options):
-    return mlstm_recurrent(q, k, v, i, f, state, mask=None, **options)
+    return recurrent(q, k, v, i, f, state, mask=None, **options)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def deaf_to_the_mask(q, k, v, i, f, state, *, mask, **options):
     ],
 )
 def test_a_wrong_implementation_is_named_and_the_others_go_on(monkeypatch, wrong, said):
-    monkeypatch.setitem(mlstm_api._FORMS, "wrong", wrong)
-    monkeypatch.delitem(mlstm_api._FORMS, "parallel")
+    monkeypatch.setitem(mlstm_api.FORMS, "wrong", Implementation("wrong", wrong))
+    monkeypatch.delitem(mlstm_api.FORMS, "parallel")
     report = judged("mlstm", "resets")
     assert not report.passed
     assert of(report, "wrong") == {"resets": "failed"}
@@ -74,8 +74,22 @@ def test_a_wrong_implementation_is_named_and_the_others_go_on(monkeypatch, wrong
     assert "1 FAILED" in text
 
 
+def test_what_is_not_supported_is_told_with_its_reason_and_fails_nothing(monkeypatch):
+    def for_another_device(shapes, dtype, device):
+        return f"it is written for TPUs, not for a {device.platform}"
+
+    toy = Implementation("toy", raising, supported=for_another_device)
+    monkeypatch.setattr(mlstm_api, "FORMS", table(mlstm_api.FORMS["recurrent"], toy))
+    report = judged("mlstm", "resets")
+    assert of(report, "toy") == {"resets": "not run"}
+    assert of(report, "recurrent") == {"resets": "ok"}
+    assert report.passed
+    assert "mLSTM, exp gate, toy, 1 of float32: it is written for TPUs, not for a cpu" in shown(report)
+
+
 def test_a_forgotten_mask_fails_where_there_is_padding_alone(monkeypatch):
-    monkeypatch.setattr(mlstm_api, "_FORMS", {"recurrent": mlstm_recurrent, "wrong": deaf_to_the_mask})
+    forms = table(mlstm_api.FORMS["recurrent"], Implementation("wrong", deaf_to_the_mask))
+    monkeypatch.setattr(mlstm_api, "FORMS", forms)
     report = judged("mlstm", "resets", "padding")
     assert of(report, "wrong") == {"resets": "ok", "padding": "failed"}
     assert of(report, "recurrent") == {"resets": "ok", "padding": "ok"}
@@ -88,11 +102,12 @@ def test_halved_gradients_at_ties_are_found_in_the_scalar_memory(monkeypatch):
 
     halved.defvjp(lambda x: (x, None), lambda _, dx: (dx / 2,))
 
-    def wrong(wx, r, b, state, **options):
-        options.pop("unroll", None)
-        return slstm_recurrent(halved(wx), r, b, state, **options)
+    oracle = slstm_api.FORMS["recurrent"]
 
-    monkeypatch.setattr(slstm_api, "_FORMS", {"recurrent": slstm_recurrent, "wrong": wrong})
+    def wrong(wx, r, b, state, **options):
+        return oracle.run(halved(wx), r, b, state, **options)
+
+    monkeypatch.setattr(slstm_api, "FORMS", table(oracle, Implementation("wrong", wrong)))
     report = judged("slstm", "ties of the stabiliser")
     assert of(report, "wrong") == {"ties of the stabiliser": "failed"}
     assert of(report, "recurrent") == {"ties of the stabiliser": "ok"}
@@ -126,8 +141,8 @@ def test_wrong_words_are_refused(capsys):
 def test_everything_is_within_its_bounds_here():
     report = run_check()
     assert report.passed, shown(report)
-    assert {f.verdict for f in report.findings} == {"ok", "not run"}
-    assert all(f.reason for f in report.findings if f.verdict == "not run")
+    assert {f.verdict for f in report.findings} == {"ok"}
+    assert {f.dtype for f in report.findings} == {"float32", "bfloat16"}
     assert len({f.cell for f in report.findings}) == 5
 
 

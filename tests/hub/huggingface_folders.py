@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from xlstm_jax.hub.folders import open_source
-from xlstm_jax.hub.formats import ReadOptions
+from xlstm_jax.hub.formats.base import ReadOptions
 from xlstm_jax.hub.safetensors_files import NewTensor, open_tensors, write_tensors
 from xlstm_jax.presets.quickstart import small_v1
 

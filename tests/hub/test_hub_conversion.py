@@ -18,16 +18,21 @@ from huggingface_folders import GOLDEN, bits, expressible, with_cell
 
 import xlstm_jax
 from xlstm_jax.cli import main
+from xlstm_jax.cli.convert import experiment_of
 from xlstm_jax.config import ConfigError
+from xlstm_jax.data.errors import NoEndOfDocumentError, NormalizerError
 from xlstm_jax.data.tokenizers import ByteTokenizer, load_tokenizer, train_byte_level
-from xlstm_jax.hub.folders import Kept, parse_size, read_tokenizer, write_huggingface
-from xlstm_jax.hub.formats import Weights, detect
+from xlstm_jax.hub.converted import write_run
+from xlstm_jax.hub.folders import parse_size, write_huggingface
+from xlstm_jax.hub.formats import TITLES, detect
+from xlstm_jax.hub.formats.base import Weights
+from xlstm_jax.hub.kept import Kept
 from xlstm_jax.hub.safetensors_files import open_tensors
+from xlstm_jax.hub.tokenizers import read_tokenizer
 from xlstm_jax.kernels.closeness import relative_error
 from xlstm_jax.models.language_model import build_model
 from xlstm_jax.presets.quickstart import tiny
 from xlstm_jax.runs.folder import RunFolder
-from xlstm_jax.training.converted import write_run
 
 # -- runs -------------------------------------------------------------------------------------------------------------
 
@@ -119,6 +124,21 @@ def test_a_tokenizer_that_normalises_or_has_no_evident_end_is_still_read(tmp_pat
     assert tokenizer.eod_text == "<|the end|>"
 
 
+@pytest.mark.parametrize("name", ["drop_normalizer", "end-of-document"])
+def test_what_is_wrong_with_a_tokenizer_is_told_by_the_type_of_the_error_not_by_its_words(tmp_path, bpe, name):
+    """The path stands in the sentence."""
+    (tmp_path / name).mkdir()
+    file = tmp_path / name / "tokenizer.json"
+    file.write_text(bpe.text.replace("<|endoftext|>", "<|the end|>"))
+    tokenizer, notes = read_tokenizer(file.parent, {"eos_token_id": bpe.eod_id})
+    assert (tokenizer.eod_text, notes) == ("<|the end|>", [])
+    with pytest.raises(NoEndOfDocumentError):
+        read_tokenizer(file.parent, {})
+    file.write_text(json.dumps(json.loads(bpe.text) | {"normalizer": {"type": "NFC"}}))
+    with pytest.raises(NormalizerError):
+        load_tokenizer(file)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_damaged_tokenizer_is_told_and_nothing_is_written(tmp_path, capsys, folder_with_text, name):
     (folder_with_text / name).write_text("{")
@@ -156,9 +176,9 @@ def test_a_text_is_opened_with_the_token_that_the_model_expects(tmp_path, folder
         return xlstm_jax.load(out)
 
     plain = opening()
-    assert plain.generator.engine.opening_id == plain.tokenizer.eod_id
+    assert plain.generator.engine.bos_id == plain.tokenizer.eod_id
     quiet = opening(config={"bos_token_id": 5, "force_bos_token_insert": False})
-    assert quiet.generator.engine.opening_id == plain.tokenizer.eod_id
+    assert quiet.generator.engine.bos_id == plain.tokenizer.eod_id
     template = {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "!", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
@@ -166,14 +186,14 @@ def test_a_text_is_opened_with_the_token_that_the_model_expects(tmp_path, folder
         "special_tokens": {"!": {"id": "!", "ids": [5], "tokens": ["!"]}},
     }
     told = opening(post_processor=template)
-    assert told.generator.engine.opening_id == 5
+    assert told.generator.engine.bos_id == 5
     assert told.score("the cat").nats != plain.score("the cat").nats
 
 
 def test_the_newest_checkpoint_of_a_trained_run_is_written(tmp_path):
     config = dataclasses.replace(expressible(), vocab_size=257)
     params = build_model(config).init(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
-    write_run(tmp_path / "run", Weights(config, params), ByteTokenizer(), Kept())
+    write_run(tmp_path / "run", Weights(config, params), ByteTokenizer(), Kept(), experiment_of)
     newer = jax.tree.map(lambda leaf: leaf + 1, params)
     with RunFolder(tmp_path / "run").checkpoints() as checkpoints:
         checkpoints.save(5, {"params": newer, "step": jnp.int32(5)})
@@ -206,6 +226,17 @@ def test_a_wrong_call_is_told_in_one_sentence(tmp_path, capsys, monkeypatch, wor
     assert not Path("runs/out").exists()
 
 
+def test_the_help_lists_the_formats_without_jax():
+    program = (
+        "import sys\nfrom xlstm_jax.cli import main\ntry:\n    main(['convert', '--help'])\n"
+        "finally:\n    assert not {'jax', 'flax'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, title in TITLES.items():
+        assert re.search(rf"{name} +{re.escape(title)}", done.stdout)
+
+
 def test_a_run_beyond_the_format_is_refused_before_its_weights_are_read(tmp_path, capsys):
     folder = RunFolder(tmp_path / "run").create()
     folder.checkpoint_dir.mkdir()
@@ -225,7 +256,7 @@ def test_sizes_are_read_as_people_write_them():
 def test_a_config_of_no_known_format_is_told_what_is_known():
     with pytest.raises(ConfigError, match=r"no model_type.*xlstm-package: xLSTMLMModel"):
         detect({"hidden_size": 3})
-    assert detect({"mlstm_block": {}}).name == "xlstm-package"
+    assert detect({"mlstm_block": {}}) == "xlstm-package"
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -234,8 +265,9 @@ MEASURE = """
 import resource, sys, threading, time
 from pathlib import Path
 import jax
-import xlstm_jax.cli.train, xlstm_jax.inference.run, xlstm_jax.training.converted
+import xlstm_jax.cli.train, xlstm_jax.inference.run, xlstm_jax.hub.converted
 from xlstm_jax.cli import main
+from xlstm_jax.cli.convert import experiment_of
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -146,10 +146,10 @@ def test_every_tensor_is_accounted_for():
         params_from_xlstm_jax(broken, config)
     for part in (
         "(6 problems)",
-        "missing: block_stack.blocks_1.ffn_norm.scale (24,), which comes from ffn.pre_norm.scale",
-        "mis-shaped: block_stack.block_0.attn.attn.dense_q.kernel gives (24, 28), but block_stack.blocks_0.attn",
-        "mis-shaped: block_stack.block_1.attn.attn.dense_v.kernel (24, 4, 6) must have heads of 4 features",
-        "mis-shaped: block_stack.block_1.attn.attn.dense_out.kernel (24, 24) must have heads of 4 features",
+        "missing: block_stack.block_1.ffn.pre_norm.scale (24,), which holds block_stack.blocks_1.ffn_norm.scale",
+        "mis-shaped: block_stack.block_0.attn.attn.dense_q.kernel is (24, 7, 4), but the config asks for (24, 6, 4)",
+        "mis-shaped: block_stack.block_1.attn.attn.dense_v.kernel is (24, 4, 6), but the config asks for (24, 6, 4)",
+        "mis-shaped: block_stack.block_1.attn.attn.dense_out.kernel is (24, 24), but the config asks for (6, 4, 24)",
         "surplus: block_stack.block_7.ffn.pre_norm.scale, but the model has the blocks 0 to 1",
         "surplus: lm_head.out_dense.bias",
     ):

@@ -180,11 +180,13 @@ def test_everything_that_does_not_fit_is_named_at_once():
     text = str(error.value)
     assert "nothing was loaded (5 problems)" in text
     for line in (
-        "missing: xlstm_block_stack.blocks_0.xlstm.q.kernel (16, 16)",
-        "missing: xlstm_block_stack.blocks_1.xlstm.q.kernel (16, 16)",
+        "missing: xlstm_block_stack.blocks.0.xlstm.dense_q.kernel (16, 16), which holds "
+        "xlstm_block_stack.blocks_0.xlstm.q.kernel",
+        "missing: xlstm_block_stack.blocks.1.xlstm.dense_q.kernel (16, 16), which holds "
+        "xlstm_block_stack.blocks_1.xlstm.q.kernel",
         f"surplus: {prefix}.dense_q.Dense_0.bias",
-        "mis-shaped: lm_head.out_dense.kernel gives (31, 16), but lm_head.kernel needs (16, 31)",
-        "mis-shaped: token_embedding.sharded.embedding gives (31, 5)",
+        "mis-shaped: lm_head.out_dense.kernel is (31, 16), but the config asks for (16, 31)",
+        "mis-shaped: token_embedding.sharded.embedding is (31, 5), but the config asks for (31, 16)",
     ):
         assert line in text
 
@@ -195,7 +197,7 @@ def test_everything_that_does_not_fit_is_named_at_once():
         (lambda flat: flat | {"xlstm_block_stack.blocks.2.norm.scale": np.ones(3)}, "the model has the blocks 0 to 1"),
         (lambda flat: flat | {"optimizer.count": np.ones(())}, "surplus: optimizer.count"),
         (lambda flat: flat | {"lm_head.out_norm.value.scale": np.ones(16)}, "ambiguous: "),
-        (lambda flat: flat | {"lm_head.out_norm.scale": np.ones(())}, r"gives \(\), but .* needs \(16,\)"),
+        (lambda flat: flat | {"lm_head.out_norm.scale": np.ones(())}, r"is \(\), but the config asks for \(16,\)"),
     ],
 )
 def test_surplus_and_ambiguous_tensors_are_refused(change, message):

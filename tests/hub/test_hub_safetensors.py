@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.hub.safetensors_files import NewTensor, appearing_folder, open_tensors, write_tensors
+from xlstm_jax.hub.safetensors_files import NewTensor, open_tensors, write_tensors
 
 
 def new(value):
@@ -198,26 +198,3 @@ def test_values_other_than_announced_are_refused(tmp_path):
         write_tensors(tmp_path, {"x": wrong})
     with pytest.raises(WeightsError, match="x has the dtype complex64"):
         write_tensors(tmp_path, {"x": new(np.zeros(4, np.complex64))})
-
-
-def test_a_folder_appears_complete_or_not_at_all(tmp_path):
-    out = tmp_path / "new" / "out"
-
-    def fail_halfway():
-        with appearing_folder(out) as folder:
-            (folder / "half").write_text("")
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail_halfway()
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(WeightsError, match="free"), appearing_folder(out, needed=10**18):
-        pass
-    assert list(tmp_path.iterdir()) == []
-    with appearing_folder(out) as folder:
-        (folder / "whole").write_text("")
-        assert not out.exists()
-    assert [p.name for p in out.iterdir()] == ["whole"]
-    with pytest.raises(WeightsError, match="there already"), appearing_folder(out):
-        pass
-    assert [p.name for p in out.parent.iterdir()] == ["out"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from wide_models import assert_float32_is_float64_but_for_rounding
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.hub.xlstm_package import params_from_xlstm_package, xlstm_package_from_params
-from xlstm_jax.hub.xlstm_package_config import config_from_xlstm_package
+from xlstm_jax.hub.formats.xlstm_package import params_from_xlstm_package, xlstm_package_from_params
+from xlstm_jax.hub.formats.xlstm_package_config import config_from_xlstm_package
+from xlstm_jax.hub.mapping import Entry, Part, params_from_tensors, tensors_from_params
 from xlstm_jax.kernels.closeness import relative_error
+from xlstm_jax.models.layouts import block_shapes, spans, to_runs
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -43,11 +47,6 @@ def test_logits_losses_and_text_are_as_recorded(name):
     params, tokens = params_from_xlstm_package(tensors, config), jnp.asarray(truth["tokens"])
 
     @jax.jit
-    def run(tokens):
-        logits, state = model.apply({"params": params}, tokens, return_state=True)
-        return logits, state
-
-    @jax.jit
     def text(tokens):
         """The likeliest continuation, token by token."""
 
@@ -59,9 +58,13 @@ def test_logits_losses_and_text_are_as_recorded(name):
         logits, state = model.apply({"params": params}, tokens, return_state=True)
         return jax.lax.scan(step, (jnp.argmax(logits[:, -1:], -1), state), None, length=11)[1].T
 
-    logits, _ = run(tokens)
+    def results(model, params):
+        logits = model.apply({"params": params}, tokens)
+        return logits, losses_of(logits, tokens)
+
+    logits, losses = assert_float32_is_float64_but_for_rounding(model.config, params, results)
     assert relative_error(logits, truth["logits"]) < 1e-5
-    assert relative_error(losses_of(logits, tokens), truth["losses"]) < 1e-5
+    assert relative_error(losses, truth["losses"]) < 1e-5
     np.testing.assert_array_equal(text(truth["text"][:, :5]), truth["text"][:, 5:])
 
 
@@ -91,6 +94,21 @@ def test_written_and_read_again_all_bits_are_the_same(name, layout):
             assert written[key].shape == value.shape
             if "norm" not in key:
                 np.testing.assert_array_equal(written[key], value)
+
+
+def test_a_mix_in_runs_of_blocks_is_written_and_read_as_one_in_single_blocks():
+    config, _, _ = recorded("mixed")
+    del config["_block_map"]
+    ours = config_from_xlstm_package(config | {"num_blocks": 5, "slstm_at": [2]})
+    scanned = dataclasses.replace(ours, scan_blocks=True)
+    params = xLSTMLMModel(ours).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    runs = to_runs(params, spans(scanned))
+    assert {"blocks_0_1", "blocks_2", "blocks_3_4"} < set(runs["xlstm_block_stack"])
+    written = [xlstm_package_from_params(*model) for model in ((params, ours), (runs, scanned))]
+    jax.tree.map(np.testing.assert_array_equal, *written)
+    table = [Entry(path, (Part(path),)) for path in block_shapes(ours)]
+    single = {name: tensor.values() for name, tensor in tensors_from_params(table, ours, params).items()}
+    jax.tree.map(np.testing.assert_array_equal, params_from_tensors(table, scanned, single), runs)
 
 
 def test_dtypes_stay_and_scales_keep_their_bits():
@@ -124,7 +142,7 @@ def test_every_tensor_that_does_not_fit_is_named():
     for problem in (
         r"missing: lm_head.weight \(23, 16\)",
         r"surplus: xlstm_block_stack.blocks.1.ffn.proj_up.bias",
-        r"mis-shaped: xlstm_block_stack.blocks.0.xlstm.learnable_skip is \(3,\), but must be \(32,\)",
+        r"mis-shaped: xlstm_block_stack.blocks.0.xlstm.learnable_skip is \(3,\), but the config asks for \(32,\)",
         r"wrong dtype: token_embedding.weight is int8",
     ):
         assert re.search(problem, str(caught.value))
@@ -194,7 +212,7 @@ def test_blocks_in_different_layouts_are_refused():
 def test_a_layout_that_the_kernels_do_not_have_is_refused():
     config, tensors, _ = recorded("mixed")
     with pytest.raises(
-        WeightsError, match=r"mis-shaped: .*_recurrent_kernel_ is \(2, 32, 8\), but must be \(2, 8, 32\)"
+        WeightsError, match=r"mis-shaped: .*_recurrent_kernel_ is \(2, 32, 8\), but the config asks for \(2, 8, 32\)"
     ):
         params_from_xlstm_package(tensors, config, "cuda")
     with pytest.raises(WeightsError, match=r"recurrent layout is 'triton'"):

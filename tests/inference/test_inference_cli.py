@@ -18,7 +18,7 @@ import pytest
 from xlstm_jax.cli import main
 from xlstm_jax.cli.generate import _in_order
 from xlstm_jax.cli.version import installed_extras
-from xlstm_jax.inference.generate import Generator, Piece
+from xlstm_jax.inference.generate import Delta, Generator
 from xlstm_jax.inference.run import Run
 from xlstm_jax.kernels import mlstm, slstm
 
@@ -69,7 +69,7 @@ def test_without_a_prompt_standard_input_is_continued_to_the_last_byte(
 def test_a_terminal_gets_no_control_characters(
     run_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Generator, "pieces", lambda *_: iter([Piece(0, "a\x1b[2J\r\tb\n\x9b", "end", 9)]))
+    monkeypatch.setattr(Generator, "stream", lambda *_: iter([Delta(0, "a\x1b[2J\r\tb\n\x9b", "end", 9)]))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -81,8 +81,8 @@ def test_a_terminal_gets_no_control_characters(
 
 
 def test_rows_are_shown_in_order_whoever_ends_first() -> None:
-    pieces = [Piece(1, "b"), Piece(0, "a"), Piece(1, "B", "end"), Piece(0, "", "stop"), Piece(2, "c", "length")]
-    assert list(_in_order(iter(pieces), 3)) == [
+    deltas = [Delta(1, "b"), Delta(0, "a"), Delta(1, "B", "end"), Delta(0, "", "stop"), Delta(2, "c", "length")]
+    assert list(_in_order(iter(deltas), 3)) == [
         *((0, "a", False), (0, "", True)),
         *((1, "bB", True), (2, "c", True)),
     ]
@@ -148,7 +148,7 @@ def test_an_error_on_the_way_begins_a_line_of_its_own(
     def fails(*_: object) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(Generator, "pieces", fails)
+    monkeypatch.setattr(Generator, "stream", fails)
     assert main(["generate", str(run_path), "--prompt", "abc"]) == 1
     shown = capfd.readouterr()
     assert shown.out == "abc\n"

@@ -9,12 +9,13 @@ from inference_helpers import model_config, random_params
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.tokenizers import ByteTokenizer
-from xlstm_jax.inference.engine import MAX_STEPS, PIECE, Engine, pieces, rows
+from xlstm_jax.inference.engine import MAX_STEPS, Engine
 from xlstm_jax.inference.generate import Generator, generate_text
 from xlstm_jax.inference.run import Run
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.kernels.closeness import relative_error, tolerance
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+from xlstm_jax.scoring.chunks import LONGEST_CHUNK, power_of_two
 
 EOD = ByteTokenizer.eod_id
 LENGTH = 500
@@ -43,7 +44,7 @@ def test_prefill_of_ragged_prompts_and_steps_equal_one_pass(layer_type: str, sca
     carry = engine.prefill(params, prompts)
     read = np.asarray(carry.logits)
     draw = draws(Sampling(temperature=0), range(4))
-    carry, made = engine.advance(params, carry, draw, np.zeros(4, bool), 12)
+    carry, made = engine.decode(params, carry, draw, np.zeros(4, bool), 12)
     truth = whole(model, params, *(np.concatenate([prompts[row], made[:, row]]) for row in range(4)))
     for row, prompt in enumerate(prompts):
         after = truth[row, len(prompt) : len(prompt) + 13]
@@ -83,30 +84,22 @@ def test_blocks_of_any_size_make_the_same_tokens(run: Run) -> None:
         carry = engine.prefill(run.params, [tokens_of(b"a"), tokens_of(b"bcd")])
         parts = []
         for size in sizes:
-            carry, tokens = engine.advance(run.params, carry, draw, done, size)
+            carry, tokens = engine.decode(run.params, carry, draw, done, size)
             parts.append(tokens)
         made.append(np.concatenate(parts))
     for other in made[1:]:
         np.testing.assert_array_equal(other, made[0])
     for steps in (0, MAX_STEPS + 1):
         with pytest.raises(ValueError, match="steps is"):
-            engine.advance(run.params, carry, draw, done, steps)
+            engine.decode(run.params, carry, draw, done, steps)
 
 
 def test_nothing_is_compiled_for_other_settings_lengths_or_seeds(run: Run) -> None:
     run.generate("abc", max_tokens=5)
     compiled = run.generator.engine.compiled
-    for length in range(PIECE // 64):
+    for length in range(LONGEST_CHUNK // 64):
         run.generate("x" * length, max_tokens=3 + length, temperature=0.1 * length, top_k=length + 1, seed=length)
     assert run.generator.engine.compiled == compiled
-
-
-def test_long_prompts_are_read_in_pieces_of_few_sizes() -> None:
-    assert {size for length in range(1, 2000) for size in pieces(length)} == {16, 32, 64, 128, 256}
-    for length in (1, 16, 17, 255, 256, 257, 600):
-        assert 0 <= sum(pieces(length)) - length < PIECE
-    assert pieces(600) == [256, 256, 128]
-    assert [rows(count) for count in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
 
 
 class Script:
@@ -115,11 +108,11 @@ class Script:
     def __init__(self, scripts: list[bytes | list[int]]) -> None:
         self.scripts = [list(script) for script in scripts]
 
-    def prefill(self, params: object, prompts: list) -> object:
+    def prefill(self, params: object, prompts: list, new_tokens: int) -> object:
         self.at = 0
-        return type("Carry", (), {"logits": np.zeros((rows(len(prompts)), 1))})
+        return type("Carry", (), {"logits": np.zeros((power_of_two(len(prompts)), 1))})
 
-    def advance(self, params: object, carry: object, draw: object, done: np.ndarray, steps: int) -> tuple:
+    def decode(self, params: object, carry: object, draw: object, done: np.ndarray, steps: int) -> tuple:
         made = np.full((steps, len(done)), EOD)
         for row, script in enumerate(self.scripts):
             part = script[self.at : self.at + steps]
@@ -139,11 +132,11 @@ def test_rows_end_at_eod_at_a_stop_string_or_after_max_tokens(run: Run) -> None:
     generator = scripted(run, [b"ab" + euro, b"abcSTOPdef", b"abcdefghijkl", [*b"STO", EOD, *b"P"], b"1234567" + euro])
     last = {}
     texts = [""] * 5
-    for piece in generator.pieces([""] * 5, Sampling(max_tokens=9, stop="STOP")):
-        texts[piece.row] += piece.text
-        assert piece.row not in last
-        if piece.finish:
-            last[piece.row] = piece.finish, piece.tokens
+    for delta in generator.stream([""] * 5, Sampling(max_tokens=9, stop="STOP")):
+        texts[delta.row] += delta.text
+        assert delta.row not in last
+        if delta.finish:
+            last[delta.row] = delta.finish, delta.tokens
     assert texts == ["ab€", "abc", "abcdefghi", "STO", "1234567"]
     assert last == {0: ("end", 5), 1: ("stop", 7), 2: ("length", 9), 3: ("end", 3), 4: ("length", 9)}
 
@@ -196,6 +189,9 @@ def test_streams_and_settings_that_do_not_fit_are_refused(run: Run) -> None:
     for prompt in (3, None, [3], ["a", None]):
         with pytest.raises(ConfigError, match=r"prompt is (3|None), but must be a text"):
             run.generate(prompt)  # type: ignore[call-overload]
+    for text_only in (run.stream, run.score):
+        with pytest.raises(ConfigError, match="prompt is 3, but must be a text"):
+            text_only(3)  # type: ignore[operator]
     with pytest.raises(TypeError, match="warmth"):
         run.generate("a", warmth=3)
 
@@ -203,7 +199,7 @@ def test_streams_and_settings_that_do_not_fit_are_refused(run: Run) -> None:
 def test_a_score_is_the_loss_of_the_text_as_a_document(run: Run) -> None:
     text = "def f():\n    return 'ü'\n" * 15
     data = text.encode()
-    assert PIECE < len(data) < LENGTH
+    assert LONGEST_CHUNK < len(data) < LENGTH
     targets = np.concatenate([tokens_of(data), [EOD]])
     logits = whole(run.model, run.params, tokens_of(data))[0, : len(targets)].astype(np.float64)
     nats = (np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(targets)), targets]).sum()

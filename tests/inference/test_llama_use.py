@@ -18,12 +18,13 @@ from xlstm_jax.data.store import Split, windows
 from xlstm_jax.data.tokenizers import ByteTokenizer
 from xlstm_jax.inference.engine import SMALLEST_ROOM, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
-from xlstm_jax.models.language_model import build_model
+from xlstm_jax.models.language_model import build_model, with_exact_resets
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 from xlstm_jax.presets import get_preset
-from xlstm_jax.scoring.heldout import HeldOut, Scorer, with_exact_resets
-from xlstm_jax.scoring.text import TextScorer
+from xlstm_jax.scoring.heldout import HeldOut
+from xlstm_jax.scoring.score import Scorer
+from xlstm_jax.scoring.text import score_document
 from xlstm_jax.training.config import Experiment
 
 EOD, CONTEXT = ByteTokenizer.eod_id, 12
@@ -108,7 +109,7 @@ def test_greedy_tokens_are_those_of_the_whole_prefix_computed_anew(model: LlamaL
     prompts = [np.frombuffer(prompt, np.uint8).astype(np.int32) for prompt in PROMPTS]
     engine = Engine(model, EOD, 257)
     carry = engine.prefill(params, prompts, new_tokens=10)
-    made = engine.advance(params, carry, draws(Sampling(temperature=0), range(4)), np.zeros(4, bool), 10)[1]
+    made = engine.decode(params, carry, draws(Sampling(temperature=0), range(4)), np.zeros(4, bool), 10)[1]
     texts = [np.concatenate([[EOD], prompt, made[:, row]]) for row, prompt in enumerate(prompts)]
     tokens = np.full((4, max(map(len, texts))), EOD, np.int32)
     for row, text in enumerate(texts):
@@ -123,10 +124,10 @@ def test_generation_makes_room_for_prompt_and_tokens_and_never_runs_out_of_it(mo
     draw, done = draws(Sampling(temperature=0), [0]), np.zeros(1, bool)
     carry = engine.prefill(params, [np.arange(SMALLEST_ROOM - 11, dtype=np.int32)], new_tokens=10)
     assert carry.state[0].capacity == SMALLEST_ROOM
-    carry, _ = engine.advance(params, carry, draw, done, 10)
+    carry, _ = engine.decode(params, carry, draw, done, 10)
     assert np.isfinite(carry.logits).all()
     with pytest.raises(ValueError, match="steps is 1, but the state has room for 0"):
-        engine.advance(params, carry, draw, done, 1)
+        engine.decode(params, carry, draw, done, 1)
     carry = engine.prefill(params, [np.arange(SMALLEST_ROOM - 11, dtype=np.int32)], new_tokens=11)
     assert carry.state[0].capacity == 2 * SMALLEST_ROOM
 
@@ -146,12 +147,12 @@ def test_windows_score_every_position_once_with_half_a_window_before_it(size: in
         assert all(window.scored - window.start >= size // 2 for window in found[1:])
 
 
-def test_held_out_documents_are_scored_in_windows_of_the_context_whatever_the_lanes(model, params) -> None:
+def test_held_out_documents_are_scored_in_windows_of_the_context_whatever_the_batch(model, params) -> None:
     documents = [b"hello world, hello world, hello", b"a", b"", b"xyz" * 9]
     split = Split.from_documents([list(d) for d in documents], eod_id=EOD)
     split.tokenizer = ByteTokenizer()
     apply = jax.jit(model.apply)
-    alone = []
+    scorer, alone = Scorer(model), []
     for document in documents:
         tokens, nats = np.array([EOD, *document, EOD], np.int32), 0.0
         for start, scored, end in windows(len(tokens) - 1, CONTEXT):
@@ -160,19 +161,18 @@ def test_held_out_documents_are_scored_in_windows_of_the_context_whatever_the_la
             scores = jax.nn.log_softmax(apply({"params": params}, row))[0]
             nats -= float(sum(scores[p - start, tokens[p + 1]] for p in range(scored, end)))
         alone.append(nats)
-        score = TextScorer(model)(params, tokens, len(document))
+        score = score_document(scorer, params, tokens, len(document))
         assert score.nats == pytest.approx(nats, rel=1e-5)
         assert score.tokens == len(document) + 1
-    scorer = Scorer(model)
-    for lanes, seq_len in ((1, 8), (3, 64)):
-        score = HeldOut(scorer, split, lanes=lanes, seq_len=seq_len)(params)
+    for batch_size, seq_len in ((1, 8), (3, 64)):
+        score = HeldOut(scorer, split, batch_size=batch_size, seq_len=seq_len)(params)
         assert score.nats == pytest.approx(sum(alone), rel=1e-5)
-        assert (score.targets, score.raw_bytes) == (sum(len(d) + 1 for d in documents), sum(map(len, documents)))
+        assert (score.tokens, score.raw_bytes) == (sum(len(d) + 1 for d in documents), sum(map(len, documents)))
 
 
 def test_scoring_keeps_documents_apart(model: LlamaLMModel) -> None:
     loose = LlamaConfig.from_dict(model.config.to_dict() | {"mask_across_document_boundaries": False})
-    assert with_exact_resets(LlamaLMModel(loose)) == model
+    assert with_exact_resets(loose) == model.config
     assert not loose.mask_across_document_boundaries
 
 

@@ -11,7 +11,7 @@ import pytest
 from small_models import VOCAB, assert_close, assert_trees_close, build, model_config, tokens_of
 
 from xlstm_jax.models.language_model import build_model
-from xlstm_jax.models.layouts import as_once, block_shapes, from_once, param_shapes, spans, to_blocks, to_runs
+from xlstm_jax.models.layouts import block_shapes, param_shapes, spans, to_blocks, to_runs
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
@@ -105,18 +105,3 @@ def test_shapes_are_those_of_fresh_parameters(family, scan_blocks):
     apart = to_blocks(jax.tree.map(lambda x: np.zeros(x.shape, np.int8), fresh))
     leaves = jax.tree_util.tree_leaves_with_path(apart)
     assert block_shapes(config) == {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
-
-
-@pytest.mark.parametrize("num_blocks", [1, 3])
-def test_scanned_stacks_of_old_checkpoints_take_the_names_of_runs(num_blocks):
-    config = model_config(num_blocks=num_blocks, scan_blocks=True)
-    params = param_shapes(config)
-    once = as_once(params)
-    stack = once["xlstm_block_stack"]
-    assert set(stack) == {"blocks", "post_blocks_norm"}
-    assert {leaf.shape[0] for leaf in jax.tree.leaves(stack["blocks"])} == {num_blocks}
-    arrays = jax.tree.map(lambda leaf: np.random.default_rng(0).random(leaf.shape, np.float32), once)
-    back = from_once(arrays, params)
-    assert jax.tree.map(np.shape, back) == jax.tree.map(np.shape, params)
-    for new, old in zip(jax.tree.leaves(back), jax.tree.leaves(arrays), strict=True):
-        np.testing.assert_array_equal(np.ravel(new), np.ravel(old))

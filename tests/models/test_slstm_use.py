@@ -11,8 +11,8 @@ from test_slstm_models import mixed_config, slstm_block
 
 from xlstm_jax.inference.engine import Engine
 from xlstm_jax.inference.sampling import Sampling, draws
+from xlstm_jax.models.language_model import with_exact_resets
 from xlstm_jax.presets import get_preset
-from xlstm_jax.scoring.heldout import with_exact_resets
 
 END = 0
 
@@ -21,9 +21,8 @@ END = 0
 def test_scoring_by_document_resets_slstm_blocks_too(pure):
     config = model_config(slstm_block=slstm_block(), slstm_at=[1])
     config = dataclasses.replace(config, mlstm_block=None) if pure else config
-    model, _ = build(config)
     assert not config.block_config(1).layer_config().cell_config().reset_at_document_boundaries
-    scored = with_exact_resets(model).config
+    scored = with_exact_resets(config)
     assert scored.block_config(1).layer_config().cell_config().reset_at_document_boundaries
 
 
@@ -35,7 +34,7 @@ def test_a_prompt_is_continued_alike_alone_and_in_a_batch():
     def continued(rows):
         carry = engine.prefill(params, [prompts[r] for r in rows])
         draw = draws(Sampling(temperature=1.0, seed=2), rows)
-        return np.asarray(engine.advance(params, carry, draw, np.zeros(len(rows), bool), 8)[1])
+        return np.asarray(engine.decode(params, carry, draw, np.zeros(len(rows), bool), 8)[1])
 
     together = continued(range(4))
     assert len(np.unique(together)) > 4

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import xlstm_jax
 
 PACKAGE = Path(__file__).parents[2] / "xlstm_jax"
 FLOORS = [
@@ -14,8 +17,12 @@ FLOORS = [
     *("models", "distributed", "kernels", "machine"),
 ]
 """From the top to the bottom."""
-LEAVES = ["xlstm_jax.models.configs", "xlstm_jax.config"]
-"""Open to all. The first may import the second, which imports nothing of the package."""
+LEAVES = {
+    "xlstm_jax.models.configs": ("xlstm_jax.config",),
+    "xlstm_jax.config": (),
+    "xlstm_jax.files": (),
+}
+"""Open to all, with what each may import of the package itself."""
 
 
 def modules() -> dict[str, Path]:
@@ -40,8 +47,10 @@ def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, s
             if node.level:
                 parents = module.split(".")[: len(module.split(".")) - node.level + is_package]
                 base = ".".join([*parents, base] if base else parents)
-            # `from a.b import c` may mean the module a.b.c
+            # `from a.b import c` may mean the module a.b.c; from the root, what lives elsewhere
             names = [full if (full := f"{base}.{alias.name}") in MODULES else base for alias in node.names]
+            if base == "xlstm_jax":
+                names += [f"{base}.{xlstm_jax.PLACES[a.name]}" for a in node.names if a.name in xlstm_jax.PLACES]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             names = [str(word.value) for word in ast.walk(node) if isinstance(word, ast.Constant)]
         else:
@@ -54,11 +63,11 @@ def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, s
 def allowed(module: str, imported: str) -> bool:
     """Whether a module may import another one."""
     if module in LEAVES:
-        return imported in LEAVES[LEAVES.index(module) + 1 :]
+        return imported in LEAVES[module]
     if imported in LEAVES:
         return True
     if module == "xlstm_jax":
-        return imported.startswith("xlstm_jax.inference")
+        return True  # it stands above all, and imports when a name is used
     above, below = module.split(".")[1], [*imported.split("."), ""][1]
     if not below:  # the root itself: `from xlstm_jax import __version__`
         return True
@@ -67,7 +76,13 @@ def allowed(module: str, imported: str) -> bool:
 
 def test_every_part_of_the_package_has_its_floor() -> None:
     parts = {name.split(".")[1] for name in MODULES if "." in name}
-    assert parts - {"config"} == set(FLOORS)
+    assert parts - {"config", "files"} == set(FLOORS)
+
+
+def test_contributing_tells_of_each_floor_in_their_order() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    _, _, table = text.partition("## Where things are")
+    assert re.findall(r"^\| `(\w+)` \|", table.partition("\n## ")[0], re.MULTILINE) == FLOORS
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -86,13 +101,17 @@ def test_imports_go_down_only(module: str) -> None:
     [
         ("xlstm_jax.kernels.x", "from xlstm_jax.models.shared import init", False),
         ("xlstm_jax.kernels.x", "def f():\n    import xlstm_jax.distributed", False),
-        ("xlstm_jax.data.x", "from ..runs import lock", False),
+        ("xlstm_jax.data.x", "from ..runs import folder", False),
         ("xlstm_jax.data.x", "from xlstm_jax import training", False),
+        ("xlstm_jax.data.x", "from xlstm_jax import train", False),
+        ("xlstm_jax.data.x", "from xlstm_jax import __version__, prepare", True),
         ("xlstm_jax.data.x", "import importlib\nimportlib.import_module('xlstm_jax.cli.data')", False),
         ("xlstm_jax.config", "from xlstm_jax.models.configs import ModelConfig", False),
+        ("xlstm_jax.files", "from xlstm_jax.config import ConfigError", False),
         ("xlstm_jax.kernels.x", "from xlstm_jax.config import ConfigError", True),
         ("xlstm_jax.kernels.x", "from xlstm_jax.models.configs import ModelConfig", True),
-        ("xlstm_jax.runs.x", "from . import lock\nfrom .lock import RunLock\nfrom ..data import store", True),
+        ("xlstm_jax.runs.x", "from . import folder\nfrom .folder import RunFolder\nfrom ..data import store", True),
+        ("xlstm_jax.machine.x", "from xlstm_jax.files import write_atomic", True),
         ("xlstm_jax.cli.x", "from xlstm_jax import training", True),
     ],
 )

@@ -9,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xlstm_jax.files import DiskFullError, held_folder
 from xlstm_jax.runs import checkpoints as module
-from xlstm_jax.runs import manifest, space
+from xlstm_jax.runs import manifest
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.errors import (
     CheckpointError,
     DamagedCheckpointError,
-    DiskFullError,
     NoCheckpointError,
     StateMismatchError,
 )
-from xlstm_jax.runs.in_use import held_for_removal
 
 Moments = namedtuple("Moments", ["first", "second", "nothing"])
 
@@ -403,7 +402,7 @@ def test_a_checkpoint_is_not_rotated_away_while_it_is_read(folder, monkeypatch):
 
 
 def test_a_checkpoint_that_is_being_removed_is_not_read(three):
-    with held_for_removal(three / "00000030") as free:
+    with held_folder(three / "00000030", alone=True) as free:
         assert free
         with pytest.raises(CheckpointError, match="replaced faster than they can be read"):
             Checkpoints(three, read_only=True).restore_part("params")
@@ -479,11 +478,3 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_earlier_ones(three, monkey
         assert saved.restore(abstract())[0] == 30
         save_and_wait(41)
         assert saved.steps() == [20, 30, 41]
-
-
-def test_a_full_disk_is_recognised_in_the_words_of_tensorstore():
-    assert space.is_disk_full(
-        ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']")
-    )
-    assert not space.is_disk_full(ValueError("RESOURCE_EXHAUSTED: something else"))
-    assert [space.bytes_in_words(n) for n in (999, 1536, 2.5e9, 3e15)] == ["999 bytes", "1.5 kB", "2.5 GB", "3000.0 TB"]

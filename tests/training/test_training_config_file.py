@@ -15,8 +15,8 @@ from xlstm_jax.inference.run import NOT_THE_MODEL, model_config
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.config import Experiment
+from xlstm_jax.training.fork import fork_run
 from xlstm_jax.training.loop import train
-from xlstm_jax.training.setup import fork_run
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_another_way_of_training_stops_training_alone(run: RunFolder) -> None:
 
 def test_what_may_change_may_change_in_the_file_too(run: RunFolder) -> None:
     edit(run, "training", "keep_checkpoints", 5)
-    assert train(run.path, with_fields(recorded(run), "training", steps=6)).setup.step == 6
+    assert train(run.path, with_fields(recorded(run), "training", steps=6)).opened.step == 6
 
 
 def test_a_copy_goes_by_its_own_config_also_where_it_was_stopped_at_once(run: RunFolder) -> None:
@@ -81,7 +81,7 @@ def test_a_copy_goes_by_its_own_config_also_where_it_was_stopped_at_once(run: Ru
     assert xlstm_jax.load(copy.path).config.norm_eps == 1e-5
     # As if it had been killed after its first look at the store, before its first checkpoint.
     edit(copy, "data", "fingerprint", recorded(run).data.fingerprint)
-    assert train(copy.path, with_fields(recorded(copy), "training", steps=8)).setup.step == 8
+    assert train(copy.path, with_fields(recorded(copy), "training", steps=8)).opened.step == 8
 
 
 def test_no_flipped_bit_of_the_model_goes_unnoticed(run: RunFolder) -> None:

@@ -116,9 +116,9 @@ def test_a_run_learns_from_several_stores_by_weight_and_is_scored_on_all(
     inputs = np.concatenate([batch.inputs for batch in batches])
     of_second = ((inputs >= ord("w")) & (inputs <= ord("z"))).any(1)
     assert 0.2 < of_second.mean() < 0.3
-    records = RunFolder(mixed_run).metrics().read()
     held_out = [open_store(path).split("validation") for path in stores]
-    assert records[-1]["validation_tokens"] == sum(s.num_tokens - 1 for s in held_out)
+    report = json.loads((mixed_run / "report.json").read_text())
+    assert report["validation_tokens"] == sum(s.num_tokens - 1 for s in held_out)
     data = RunFolder(mixed_run).read_config(Experiment).data
     assert (data.sources, data.store) == ((), None)
     assert data.mixture == {str(stores[0]): 3, str(stores[1]): 1}

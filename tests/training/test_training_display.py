@@ -15,8 +15,8 @@ from rich.console import Console
 
 from xlstm_jax.machine.signals import StopRequest
 from xlstm_jax.report.curve import draw_curve
-from xlstm_jax.report.plot import MOST_POINTS, _smoothed, plot_loss
-from xlstm_jax.training.display import LiveDisplay, PlainDisplay, duration, make_display
+from xlstm_jax.report.loss_plot import MOST_POINTS, _smoothed, plot_loss
+from xlstm_jax.training.listeners.terminal import LivePanel, PlainLines, duration, make_terminal
 
 
 def record(step: int, **more: float) -> dict:
@@ -58,8 +58,8 @@ def test_a_falling_curve_falls_and_gaps_are_left_out() -> None:
 
 def test_without_a_terminal_there_is_a_line_every_few_steps() -> None:
     out = console(terminal=False)
-    display = make_display("runs/x", 20, out)
-    assert isinstance(display, PlainDisplay)
+    display = make_terminal("runs/x", 20, out)
+    assert isinstance(display, PlainLines)
     display.start(0, 100, [])
     for one in RECORDS:
         display.step(one)
@@ -72,8 +72,8 @@ def test_without_a_terminal_there_is_a_line_every_few_steps() -> None:
 
 def test_on_a_terminal_there_is_a_panel_with_curve_and_time_left() -> None:
     out = console(terminal=True)
-    display = make_display("runs/x", 20, out)
-    assert isinstance(display, LiveDisplay)
+    display = make_terminal("runs/x", 20, out)
+    assert isinstance(display, LivePanel)
     display.say("a sentence [with brackets]")
     display.start(0, 120, RECORDS[:10])
     for one in RECORDS[10:]:
@@ -96,7 +96,7 @@ def test_on_a_terminal_there_is_a_panel_with_curve_and_time_left() -> None:
 def test_damaged_records_of_earlier_steps_are_not_drawn() -> None:
     damaged = [{"loss": 2.0}, record(1) | {"loss": "2"}, {"step": 1, "loss": 2.0}, record(1, validation_loss=2.5)]
     out = console(terminal=True)
-    display = make_display("runs/x", 20, out)
+    display = make_terminal("runs/x", 20, out)
     display.start(1, 120, damaged)
     display.step(record(2))
     display.close()

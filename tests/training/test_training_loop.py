@@ -12,45 +12,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from training_helpers import tiny_experiment, with_fields, write_corpus
+from training_helpers import Recorder, tiny_experiment, with_fields, write_corpus
 
-import xlstm_jax.runs.space
 from xlstm_jax.data.errors import DamagedStoreError, MissingStoreError
 from xlstm_jax.data.prepare import prepare
+from xlstm_jax.files import DiskFullError, LockedError
 from xlstm_jax.runs.errors import (
     ConfigChangedError,
-    DiskFullError,
     NoCheckpointError,
-    RunLockedError,
     StateMismatchError,
 )
 from xlstm_jax.runs.folder import RunFolder
-from xlstm_jax.scoring.heldout import HeldOut, Score
+from xlstm_jax.scoring.heldout import HeldOut
+from xlstm_jax.scoring.score import Score
 from xlstm_jax.training import loop
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.errors import NotFiniteError, WrongStoreError
+from xlstm_jax.training.events import Event, Stepped
+from xlstm_jax.training.fork import fork_run
 from xlstm_jax.training.loop import train
-from xlstm_jax.training.setup import fork_run
-
-
-class Recorder:
-    """A display that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.steps: list[int] = []
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
-
-    def start(self, first_step: int, last_step: int, earlier: Any) -> None:
-        self.first, self.last = first_step, last_step
-
-    def step(self, record: Any) -> None:
-        self.steps.append(record["step"])
-
-    def close(self) -> None:
-        pass
 
 
 def losses(run: Path) -> list[tuple]:
@@ -69,7 +49,7 @@ class Trained(NamedTuple):
 def trained(store: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     run = tmp_path_factory.mktemp("runs") / "whole"
     experiment, recorder = tiny_experiment(corpus, store), Recorder()
-    assert train(run, experiment, recorder).exit_code == 0
+    assert train(run, experiment, [recorder]).exit_code == 0
     return Trained(run, experiment, recorder)
 
 
@@ -107,19 +87,19 @@ def test_a_run_folder_has_all_that_was_promised(trained: Trained) -> None:
 
 def test_a_finished_run_does_nothing_more(run: Path, trained: Trained) -> None:
     before = losses(run)
-    outcome = train(run, trained.experiment, Recorder())
-    assert (outcome.exit_code, outcome.trained, outcome.setup.step) == (0, False, 12)
+    outcome = train(run, trained.experiment)
+    assert (outcome.exit_code, outcome.trained, outcome.opened.step) == (0, False, 12)
     assert losses(run) == before
 
 
 def test_a_signal_in_the_last_step_is_heard(store: Path, corpus: Path, tmp_path: Path, trained: Trained) -> None:
     class Stopper(Recorder):
-        def step(self, record: Any) -> None:
-            super().step(record)
-            if record["step"] == 12:
+        def handle(self, event: Event) -> None:
+            super().handle(event)
+            if isinstance(event, Stepped) and event.step == 12:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    assert train(tmp_path / "run", trained.experiment, Stopper()).exit_code == 143
+    assert train(tmp_path / "run", trained.experiment, [Stopper()]).exit_code == 143
     assert RunFolder(tmp_path / "run").checkpoints(read_only=True).latest_step() == 12
     assert losses(tmp_path / "run") == losses(trained.run)
 
@@ -127,15 +107,15 @@ def test_a_signal_in_the_last_step_is_heard(store: Path, corpus: Path, tmp_path:
 def test_going_on_from_a_checkpoint_repeats_every_number_bit_for_bit(run: Path, trained: Trained) -> None:
     cut_to(run, 8)
     recorder = Recorder()
-    train(run, trained.experiment, recorder)
+    train(run, trained.experiment, [recorder])
     assert recorder.steps == [9, 10, 11, 12]
     assert losses(run) == losses(trained.run)
 
 
 def test_length_and_logging_may_change_on_going_on_and_nothing_else(run: Path, trained: Trained) -> None:
     longer = with_fields(trained.experiment, "training", steps=14, log_every=1, keep_checkpoints=3, eval_every=0)
-    outcome = train(run, longer, Recorder())
-    assert outcome.setup.step == 14
+    outcome = train(run, longer)
+    assert outcome.opened.step == 14
     assert RunFolder(run).read_config(Experiment).training.steps == 14
     for part, fields, key in (
         ("optimizer", {"lr": 0.5}, "optimizer.lr is 0.01 in the run and 0.5 now"),
@@ -144,7 +124,7 @@ def test_length_and_logging_may_change_on_going_on_and_nothing_else(run: Path, t
     ):
         before = losses(run)
         with pytest.raises(ConfigChangedError, match=key) as error:
-            train(run, with_fields(longer, part, **fields), Recorder())
+            train(run, with_fields(longer, part, **fields))
         assert "--fork NAME" in str(error.value)
         assert losses(run) == before
 
@@ -154,7 +134,7 @@ def test_a_copy_goes_on_with_other_values_and_leaves_the_first_run_alone(run: Pa
     other = with_fields(with_fields(trained.experiment, "optimizer", lr=1e-3), "training", steps=14)
     fork_run(RunFolder(run), run.parent / "copy", other, print)
     recorder = Recorder()
-    train(run.parent / "copy", other, recorder)
+    train(run.parent / "copy", other, [recorder])
     assert recorder.steps == [13, 14]
     assert losses(run) == before == losses(run.parent / "copy")[:12]
 
@@ -180,7 +160,7 @@ def test_a_damaged_record_of_the_environment_stops_nobody(run: Path, trained: Tr
     (run / "environment.json").write_text("{bad")
     longer = with_fields(trained.experiment, "training", steps=13)
     recorder = Recorder()
-    train(run, longer, recorder)
+    train(run, longer, [recorder])
     assert recorder.steps == [13]
 
 
@@ -191,9 +171,9 @@ def test_a_store_of_another_tokenizer_or_text_is_refused(run: Path, trained: Tra
     before = losses(run)
     for store, reason in (("bpe", "another tokenizer"), ("bytes", "another text")):
         with pytest.raises(WrongStoreError, match=reason):
-            train(run, with_fields(trained.experiment, "data", store=str(tmp_path / store)), Recorder())
+            train(run, with_fields(trained.experiment, "data", store=str(tmp_path / store)))
     with pytest.raises(WrongStoreError, match=r"data.tokenizer is 'bytes', but the store .* 'bpe'"):
-        train(tmp_path / "new", tiny_experiment(store=tmp_path / "bpe"), Recorder())
+        train(tmp_path / "new", tiny_experiment(store=tmp_path / "bpe"))
     assert losses(run) == before
 
 
@@ -207,23 +187,23 @@ def test_a_flipped_bit_in_the_store_is_found_before_training(
     shard.write_bytes(content)
     before = losses(run)
     with pytest.raises(DamagedStoreError, match=r"train-00000\.bin is damaged"):
-        train(run, with_fields(trained.experiment, "data", store=str(tmp_path / "store")), Recorder())
+        train(run, with_fields(trained.experiment, "data", store=str(tmp_path / "store")))
     assert losses(run) == before
 
 
 def test_a_missing_store_is_made_from_the_sources_or_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingStoreError, match="there is no token store at"):
-        train(tmp_path / "run", tiny_experiment(store=tmp_path / "nowhere"), Recorder())
+        train(tmp_path / "run", tiny_experiment(store=tmp_path / "nowhere"))
     assert not (tmp_path / "run" / "config.json").exists()
     recorder = Recorder()
-    train(tmp_path / "run", tiny_experiment(corpus, tmp_path / "made", steps=2), recorder)
+    train(tmp_path / "run", tiny_experiment(corpus, tmp_path / "made", steps=2), [recorder])
     assert any(sentence.startswith("preparing the token store") for sentence in recorder.said)
     assert (tmp_path / "made" / "index.json").exists()
 
 
 def test_a_run_in_use_is_refused(run: Path, trained: Trained) -> None:
-    with RunFolder(run).lock(), pytest.raises(RunLockedError, match="is being written by"):
-        train(run, trained.experiment, Recorder())
+    with RunFolder(run).lock(), pytest.raises(LockedError, match="is being written by"):
+        train(run, trained.experiment)
 
 
 def test_a_loss_that_is_not_finite_stops_and_never_becomes_a_checkpoint(
@@ -254,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_and_never_becomes_a_checkpoint(
 
     monkeypatch.setattr(loop, "make_train_step", broken_at_six)
     with pytest.raises(NotFiniteError, match="training stopped at step 6: the loss is nan; the checkpoint of step 4"):
-        train(tmp_path / "run", tiny_experiment(corpus, store), Recorder())
+        train(tmp_path / "run", tiny_experiment(corpus, store))
     assert RunFolder(tmp_path / "run").checkpoints(read_only=True).steps() == [4]
     assert losses(tmp_path / "run")[-1][:2] == (6, None)
 
@@ -262,7 +242,7 @@ def test_a_loss_that_is_not_finite_stops_and_never_becomes_a_checkpoint(
 def test_a_learning_rate_that_blows_the_model_up_stops_by_itself(store: Path, corpus: Path, tmp_path: Path) -> None:
     wild = with_fields(tiny_experiment(corpus, store, checkpoint_every=1), "optimizer", lr=1e30, grad_clip_norm=None)
     with pytest.raises(NotFiniteError, match=r"is nan|is inf"):
-        train(tmp_path / "run", wild, Recorder())
+        train(tmp_path / "run", wild)
     saved = RunFolder(tmp_path / "run").checkpoints(read_only=True)
     last = RunFolder(tmp_path / "run").metrics().read()[-1]["step"]
     assert all(step < last for step in saved.steps())
@@ -272,7 +252,7 @@ def test_parameters_that_are_not_finite_never_become_a_checkpoint(store: Path, c
     wild = with_fields(tiny_experiment(corpus, store, checkpoint_every=1), "optimizer", lr=1e30)
     says = r"training stopped at step 1: the norm of the parameters is (nan|inf); nothing was saved"
     with pytest.raises(NotFiniteError, match=says):
-        train(tmp_path / "run", wild, Recorder())
+        train(tmp_path / "run", wild)
     assert RunFolder(tmp_path / "run").checkpoints(read_only=True).steps() == []
 
 
@@ -288,7 +268,7 @@ def test_a_held_out_loss_that_is_not_finite_stops_before_anything_is_saved(
 
     monkeypatch.setattr(HeldOut, "__call__", broken)
     with pytest.raises(NotFiniteError, match="at step 8: the loss on held-out text is nan; the checkpoint of step 4"):
-        train(tmp_path / "run", tiny_experiment(corpus, store), Recorder())
+        train(tmp_path / "run", tiny_experiment(corpus, store))
     assert RunFolder(tmp_path / "run").checkpoints(read_only=True).steps() == [4]
     assert RunFolder(tmp_path / "run").metrics().read()[-1]["validation_loss"] is None
 
@@ -307,10 +287,10 @@ def test_a_run_without_any_good_checkpoint_does_not_begin_again_by_itself(
             manifest.write_bytes(content)
     for _ in range(2):
         with pytest.raises(NoCheckpointError, match="undamaged"):
-            train(run, trained.experiment, Recorder())
+            train(run, trained.experiment)
         assert losses(run) == before
     shutil.rmtree(run / "checkpoints")
-    assert train(run, trained.experiment, Recorder()).exit_code == 0
+    assert train(run, trained.experiment).exit_code == 0
     assert losses(run) == before
 
 
@@ -318,9 +298,9 @@ def test_a_disk_without_room_is_told_before_training(
     store: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
-    monkeypatch.setattr(xlstm_jax.runs.space.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DiskFullError, match=r"3 checkpoints need .* but the disk of .* has 100.0 kB free"):
-        train(tmp_path / "run", tiny_experiment(corpus, store), Recorder())
+        train(tmp_path / "run", tiny_experiment(corpus, store))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -328,7 +308,7 @@ def test_another_machine_is_announced(run: Path, trained: Trained) -> None:
     environment = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps(environment | {"jaxlib": "0.0.1", "cores": 999}))
     recorder = Recorder()
-    train(run, trained.experiment, recorder)
+    train(run, trained.experiment, [recorder])
     notes = [sentence for sentence in recorder.said if sentence.startswith("note:")]
     assert any("jaxlib was 0.0.1" in note for note in notes)
     assert any("999" in note for note in notes)

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_helpers import Recorder, tiny_experiment
 
-from xlstm_jax.training.config import OptimizerConfig
-from xlstm_jax.training.optimizer import decay_mask, learning_rate, make_optimizer
+from xlstm_jax.config import ConfigError, dumps
+from xlstm_jax.training.config import Experiment
+from xlstm_jax.training.events import Stepped
+from xlstm_jax.training.loop import train
+from xlstm_jax.training.optimizers import Optimizer, OptimizerConfig, ScheduledConfig, learning_rate
+from xlstm_jax.training.optimizers.adamw import decay_mask
 
 PARAMS = {
     "token_embedding": {"embedding": jnp.ones((4, 3))},
-    "block": {"proj": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}, "norm": {"scale": jnp.ones(3)}},
+    "blocks_0": {
+        "ffn": {"proj_down": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}},
+        "norm": {"scale": jnp.ones(3)},
+    },
 }
 
 
@@ -61,31 +75,67 @@ def test_published_mask_decays_kernels_alone() -> None:
         jax.tree_util.keystr(path, simple=True, separator="."): on
         for path, on in jax.tree_util.tree_leaves_with_path(decay_mask(PARAMS, OptimizerConfig()))
     }
-    assert {name for name, on in names.items() if on} == {"block.proj.kernel"}
+    assert {name for name, on in names.items() if on} == {"blocks_0.ffn.proj_down.kernel"}
     assert decay_mask(PARAMS, OptimizerConfig(), True)["token_embedding"]["embedding"] is True
     assert all(jax.tree.leaves(decay_mask(PARAMS, OptimizerConfig(decay_mask="all"))))
 
 
 def test_decay_shrinks_by_rate_times_decay_and_only_under_the_mask() -> None:
     config = OptimizerConfig(lr=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5)
-    optimizer = make_optimizer(config, 10)
+    optimizer = config.build(10)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
-    np.testing.assert_allclose(updates["block"]["proj"]["kernel"], -0.05, rtol=1e-6)
-    assert not updates["block"]["proj"]["bias"].any()
+    np.testing.assert_allclose(updates["blocks_0"]["ffn"]["proj_down"]["kernel"], -0.05, rtol=1e-6)
+    assert not updates["blocks_0"]["ffn"]["proj_down"]["bias"].any()
     assert not updates["token_embedding"]["embedding"].any()
 
 
 def test_two_steps_equal_adamw_written_out() -> None:
     config = OptimizerConfig(lr=0.1, schedule="linear", warmup_steps=0, weight_decay=0.3, grad_clip_norm=0.5, eps=1e-8)
-    optimizer = make_optimizer(config, 3)
-    params = {"kernel": jnp.asarray([1.0, -2.0])}
+    optimizer = config.build(3)
+    params = {"lm_head": {"kernel": jnp.asarray([[1.0, -2.0]])}}
     state, (first, second), w = optimizer.init(params), config.betas, np.array([1.0, -2.0])
     m = v = np.zeros(2)
     for t, grad in enumerate(([3.0, 4.0], [0.1, -0.2]), start=1):
-        updates, state = optimizer.update({"kernel": jnp.asarray(grad)}, state, params)
-        params = {"kernel": params["kernel"] + updates["kernel"]}
+        updates, state = optimizer.update({"lm_head": {"kernel": jnp.asarray([grad])}}, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
         g = np.asarray(grad) * min(1, 0.5 / np.linalg.norm(grad))
         m, v = first * m + (1 - first) * g, second * v + (1 - second) * g**2
         rate = 0.1 * (0.1 + 0.9 * (1 - (t - 1) / 2))
         w = w - rate * (m / (1 - first**t) / (np.sqrt(v / (1 - second**t)) + 1e-8) + 0.3 * w)
-        np.testing.assert_allclose(params["kernel"], w, rtol=1e-5)
+        np.testing.assert_allclose(params["lm_head"]["kernel"][0], w, rtol=1e-5)
+
+
+@dataclass
+class LionConfig(ScheduledConfig):
+    """What a file of another optimizer holds."""
+
+    name: Literal["lion"] = "lion"
+    weight_decay: float = 0.1
+
+    def build(self, total_steps: int, *, decay_embedding: bool = False) -> Optimizer:
+        rate = learning_rate(self, total_steps)
+        lion = optax.lion(rate, weight_decay=self.weight_decay, mask=lambda p: decay_mask(p, OptimizerConfig()))
+        return Optimizer(lion.init, lion.update, rate)
+
+
+@dataclass
+class OtherExperiment(Experiment):
+    """With the union that the other optimizer's name would join."""
+
+    optimizer: OptimizerConfig | LionConfig = field(default_factory=LionConfig)  # type: ignore[assignment]
+
+
+def test_another_optimizer_is_one_class_that_its_name_tells_from_the_others(store: Path, tmp_path: Path) -> None:
+    plain = tiny_experiment(store=store, steps=4, eval_every=0)
+    lion = LionConfig(lr=1e-3, warmup_steps=1)
+    experiment = OtherExperiment(plain.model, plain.data, lion, plain.training)
+    assert OtherExperiment.from_dict(json.loads(dumps(experiment))) == experiment
+    recorder = Recorder()
+    outcome = train(tmp_path / "run", experiment, [recorder])
+    records = [event.record for event in recorder.events if isinstance(event, Stepped)]
+    assert [r["step"] for r in records] == [1, 2, 3, 4]
+    assert records[0]["lr"] == pytest.approx(1e-3)
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert isinstance(outcome.opened.state.opt_state[0], optax.ScaleByLionState)
+    with pytest.raises(ConfigError, match=r"LionConfig\.lr is 0"):
+        LionConfig(lr=0)

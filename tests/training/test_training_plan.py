@@ -15,7 +15,7 @@ from xlstm_jax.cost.memory import device_memory
 from xlstm_jax.cost.plan import plan, with_known_vocabulary
 from xlstm_jax.models.language_model import build_model
 from xlstm_jax.presets import get_preset, preset_names
-from xlstm_jax.training.setup import build, fresh_state
+from xlstm_jax.training.build import build, fresh_state
 
 
 def nbytes(tree) -> int:

@@ -14,18 +14,25 @@ from training_helpers import tiny_experiment, with_fields
 
 from xlstm_jax.data.store import Batch
 from xlstm_jax.kernels.cross_entropy import plain_cross_entropy
+from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.objective import loss_sum
-from xlstm_jax.training.setup import build, fresh_state
+from xlstm_jax.training.optimizers import Optimizer
 from xlstm_jax.training.step import StepMetrics, TrainState, make_train_step
 
 VOCAB, BATCH, SEQ = 64, 4, 16
 
 
-def make(experiment: Experiment | None = None) -> tuple[Experiment, Any, optax.GradientTransformation, TrainState]:
+def make(experiment: Experiment | None = None) -> tuple[Experiment, Any, Optimizer, TrainState]:
     experiment = with_vocabulary(experiment or tiny_experiment(store="unused"), VOCAB)
     model, optimizer = build(experiment)
     return experiment, model, optimizer, jax.jit(lambda: fresh_state(model, optimizer, experiment))()
+
+
+def gradient_descent() -> Optimizer:
+    """It shows the gradient itself; Adam would hide its scale."""
+    plain = optax.sgd(1.0)
+    return Optimizer(plain.init, plain.update, lambda count: 1.0)
 
 
 def make_rows(seed: int = 0, masked: float = 0.3) -> Batch:
@@ -56,8 +63,7 @@ def copy(state: TrainState) -> TrainState:
 def test_micro_batches_give_the_gradient_of_the_whole_batch(accumulate: int) -> None:
     _, model, _, state = make(as_float64(tiny_experiment(store="unused")))
     params = jax.tree.map(lambda x: x.astype(jnp.float64), state.params)
-    # Plain gradient descent shows the gradient itself; Adam would hide its scale.
-    optimizer = optax.sgd(1.0)
+    optimizer = gradient_descent()
     rows = make_rows()
     start = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     whole, whole_metrics = make_train_step(model, optimizer)(copy(start), rows)
@@ -69,7 +75,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(accumulate: int) -> 
 
 def test_the_step_is_the_gradient_of_the_plain_mean_loss() -> None:
     _, model, _, state = make()
-    rows, optimizer = make_rows(), optax.sgd(1.0)
+    rows, optimizer = make_rows(), gradient_descent()
 
     def plain(params: Any) -> jax.Array:
         logits = model.apply({"params": params}, rows.inputs, document_borders=rows.document_borders)

@@ -9,6 +9,7 @@ from typing import Any
 
 from xlstm_jax.presets.quickstart import small_v1
 from xlstm_jax.training.config import DataConfig, Experiment, OptimizerConfig, TrainingConfig
+from xlstm_jax.training.events import Event, Said, Stepped
 
 WORDS = [
     "def",
@@ -27,6 +28,24 @@ WORDS = [
     "the",
     "of",
 ]
+
+
+class Recorder:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def handle(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def said(self) -> list[str]:
+        return [event.sentence for event in self.events if isinstance(event, Said)]
+
+    @property
+    def steps(self) -> list[int]:
+        return [event.step for event in self.events if isinstance(event, Stepped)]
 
 
 def write_corpus(folder: Path, documents: int = 40, seed: int = 0) -> Path:

@@ -10,8 +10,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from xlstm_jax.machine.interrupts import EXIT_INTERRUPT, Interrupts
 from xlstm_jax.machine.malloc import keep_freed_memory
+from xlstm_jax.machine.signals import EXIT_INTERRUPT, Interrupts
 
 VERBS = {
     "train": "train a model from a preset, or continue a run",

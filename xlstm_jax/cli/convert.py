@@ -8,20 +8,31 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from xlstm_jax.cli.names import find_weights, run_path
 from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
+from xlstm_jax.files import refuse_existing
+from xlstm_jax.hub.formats import TITLES
 
-EXAMPLES = """\
+if TYPE_CHECKING:
+    from xlstm_jax.models.language_model import LanguageModelConfig
+    from xlstm_jax.training.config import Experiment
+
+_FORMATS = "\n".join(f"  {name:15}{title}" for name, title in TITLES.items())
+EXAMPLES = f"""\
 examples:
   xlstm convert ~/models/xLSTM-7b xlstm7b --dtype bfloat16     a published model -> runs/xlstm7b
   xlstm generate xlstm7b --prompt "The memory of"
   xlstm convert xlstm7b ~/models/mine --weight-mode fused      a run -> a folder that transformers loads
 
-A folder of Hugging Face has config.json, model.safetensors (or shards and their index) and the tokenizer's files. Read
-are xLSTMForCausalLM, LlamaForCausalLM, and state dicts of the PyTorch package xlstm (as safetensors, with the model's
-config as config.json); written are the first two. A run's newest good checkpoint is taken. Nothing is written unless
-every tensor is accounted for, and OUT must not be there yet.
+formats that are read (a run is written in one of Hugging Face's):
+{_FORMATS}
+
+A folder of Hugging Face has config.json, model.safetensors (or shards and their index) and the tokenizer's files; in
+another format it has the weights as safetensors, too, and the model's config as config.json. A run's newest good
+checkpoint is taken. Nothing is written unless every tensor is accounted for, and OUT must not be there yet.
 """
 
 _M_MMAP_THRESHOLD = -3
@@ -32,12 +43,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def main(argv: Sequence[str]) -> int:
     """Run `xlstm convert ARGV`; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    # After the parser, so that --help needs no JAX.
-    from xlstm_jax.hub.safetensors_files import refuse_existing
-
     _give_memory_back_at_once()
-    from xlstm_jax.cli.names import find_weights, run_path
-
     source = find_weights(arguments.source)
     is_run = (source / "checkpoints").is_dir()
     target = arguments.to or ("huggingface" if is_run else "run")
@@ -64,54 +70,35 @@ def _give_memory_back_at_once() -> None:
 
 
 def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
-    from xlstm_jax.data.errors import TokenizerError
-    from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
-    from xlstm_jax.hub.folders import TOKENIZER_FILE, Kept, carried_files, open_source, opening_token, read_tokenizer
-    from xlstm_jax.hub.formats import ReadOptions
-    from xlstm_jax.training.converted import write_run
+    from xlstm_jax.hub.converted import convert_to_run
+    from xlstm_jax.hub.folders import open_source
+    from xlstm_jax.hub.formats.base import ReadOptions
 
     opened = open_source(source, format=arguments.format, config=arguments.config)
     options = ReadOptions(arguments.dtype, arguments.context_length, arguments.recurrent_layout)
-    tokenizer: Tokenizer | None = None
-    without = None
-    if arguments.tokenizer is not None:
-        tokenizer = load_tokenizer(arguments.tokenizer, eod=arguments.eod)
-    else:
-        try:
-            tokenizer, notes = read_tokenizer(opened.folder, opened.document, arguments.eod)
-            for note in notes:
-                _say(f"note: {note}")
-        except TokenizerError as error:
-            if arguments.eod is not None:
-                raise
-            without = str(error)
-    weights = opened.read(options)
-    for note in weights.notes:
-        _say(f"note: {note}")
-    if tokenizer is not None and arguments.tokenizer is None:
-        weights.record["opening_id"] = opening_token(opened.folder, opened.document, tokenizer)
-    files = carried_files(opened.folder, tokenizer=arguments.tokenizer is None)
-    if tokenizer is None and (opened.folder / TOKENIZER_FILE).is_file():
-        files[TOKENIZER_FILE] = (opened.folder / TOKENIZER_FILE).read_bytes()
-    write_run(out, weights, tokenizer, Kept(files, weights.record), _say)
-    count = sum(leaf.size for leaf in _leaves(weights.params))
-    _say(f"{out} holds {count:,} parameters of {opened.format.title}, to compute in {weights.config.dtype}")
-    if without is not None:
-        _say(f"note: {out} has no tokenizer, so it takes tokens but no text: {without} (--tokenizer gives one)")
+    convert_to_run(opened, out, options, experiment_of, tokenizer=arguments.tokenizer, eod=arguments.eod, say=_say)
+
+
+def experiment_of(model: LanguageModelConfig, tokenizer: str) -> Experiment:
+    """What a copy of a converted run is trained with where its user says nothing else."""
+    from xlstm_jax.training.config import DataConfig, Experiment, TrainingConfig
+
+    return Experiment(model=model, data=DataConfig(tokenizer=tokenizer), training=TrainingConfig(sample_prompts=()))
 
 
 def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     from xlstm_jax.data.tokenizers import load_tokenizer
-    from xlstm_jax.hub.folders import Kept, parse_size, write_huggingface
-    from xlstm_jax.hub.formats import to_huggingface
+    from xlstm_jax.hub.folders import parse_size, write_huggingface, written_as
+    from xlstm_jax.hub.kept import Kept
     from xlstm_jax.inference.run import model_config, read_params
     from xlstm_jax.runs.folder import RunFolder
 
     shard_bytes = parse_size(arguments.shard_size)
     folder = RunFolder.open(source)
     # A model that cannot be written is refused before its weights are read.
-    to_huggingface(model_config(folder), arguments.weight_mode or "single")
-    config, step, params = read_params(folder, arguments.step, lambda sentence: _say(f"note: {sentence}"))
+    config = model_config(folder)
+    written_as(config, weight_mode=arguments.weight_mode)
+    step, params = read_params(folder, config, arguments.step, lambda sentence: _say(f"note: {sentence}"))
     tokenizer = load_tokenizer(folder.tokenizer_dir) if folder.tokenizer_dir.is_dir() else None
     write_huggingface(
         out,
@@ -125,12 +112,6 @@ def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> N
         say=_say,
     )
     _say(f"{out} holds the checkpoint of step {step} of {folder}, for transformers")
-
-
-def _leaves(params: object) -> list:
-    import jax
-
-    return jax.tree.leaves(params)
 
 
 def _refuse_unused(arguments: argparse.Namespace, target: str) -> None:
@@ -167,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, help="cast the weights (default: as they are)")
     into_run = parser.add_argument_group("to a run")
     add = into_run.add_argument
-    add("--format", metavar="NAME", help="xlstm, llama or xlstm-package (default: as config.json tells)")
+    add("--format", metavar="NAME", help=f"{', '.join(TITLES)} (default: as config.json tells)")
     add("--config", metavar="FILE", help="the model's config (default: config.json beside the weights)")
     add("--tokenizer", metavar="PATH", help="tokenizer.json, or 'bytes' (default: tokenizer.json beside the weights)")
     add("--eod", metavar="TOKEN", help="the tokenizer's token that ends documents, where it is not evident")

@@ -14,7 +14,7 @@ from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
 
 if TYPE_CHECKING:
-    from xlstm_jax.inference.generate import Piece
+    from xlstm_jax.inference.generate import Delta
     from xlstm_jax.inference.run import Run
     from xlstm_jax.inference.sampling import Sampling
 
@@ -133,7 +133,7 @@ def _print_text(run: Run, prompts: Sequence[bytes], settings: Sampling, *, echo:
             sys.stdout.flush()
 
     begin(0)
-    for row, text, ended in _in_order(run.generator.pieces(prompts, settings), len(prompts)):
+    for row, text, ended in _in_order(run.generator.stream(prompts, settings), len(prompts)):
         show(text)
         if ended:
             show("\n")
@@ -141,14 +141,14 @@ def _print_text(run: Run, prompts: Sequence[bytes], settings: Sampling, *, echo:
                 begin(row + 1)
 
 
-def _in_order(pieces: Iterator[Piece], rows: int) -> Iterator[tuple[int, str, bool]]:
+def _in_order(deltas: Iterator[Delta], rows: int) -> Iterator[tuple[int, str, bool]]:
     """(row, text, whether the row ends), all of a row before anything of the next."""
     waiting = [""] * rows
     ended = [False] * rows
     turn = 0
-    for piece in pieces:
-        waiting[piece.row] += piece.text
-        ended[piece.row] |= piece.finish is not None
+    for delta in deltas:
+        waiting[delta.row] += delta.text
+        ended[delta.row] |= delta.finish is not None
         while turn < rows and (waiting[turn] or ended[turn]):
             yield turn, waiting[turn], ended[turn]
             waiting[turn] = ""
@@ -159,10 +159,10 @@ def _in_order(pieces: Iterator[Piece], rows: int) -> Iterator[tuple[int, str, bo
 
 def _print_json(run: Run, prompts: Sequence[bytes], settings: Sampling) -> None:
     texts: list[str] = [""] * len(prompts)
-    last: dict[int, Piece] = {}
-    for piece in run.generator.pieces(prompts, settings):
-        texts[piece.row] += piece.text
-        last[piece.row] = piece
+    last: dict[int, Delta] = {}
+    for delta in run.generator.stream(prompts, settings):
+        texts[delta.row] += delta.text
+        last[delta.row] = delta
     for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         record = {
             "prompt": prompt.decode("utf-8", "replace"),

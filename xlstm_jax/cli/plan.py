@@ -13,8 +13,8 @@ from xlstm_jax.cli.field_help import fields_help
 from xlstm_jax.cli.names import find_experiment
 from xlstm_jax.cli.parser import ExperimentParser
 from xlstm_jax.cost.plan import Compile, Plan, plan
+from xlstm_jax.files import bytes_in_words
 from xlstm_jax.presets import preset_names, preset_summary
-from xlstm_jax.runs.space import bytes_in_words
 
 
 def main(argv: Sequence[str]) -> int:

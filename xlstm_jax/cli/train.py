@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.text import Text
 
 from xlstm_jax.cli.field_help import fields_help
 from xlstm_jax.cli.names import existing_run, find_experiment, run_path
@@ -21,12 +18,6 @@ from xlstm_jax.presets import get_preset, preset_names, preset_summary
 from xlstm_jax.runs.errors import ConfigChangedError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.config import Experiment
-
-if TYPE_CHECKING:
-    from xlstm_jax.training.setup import Setup
-
-SAMPLE_TOKENS = 80
-SAMPLE_TEMPERATURE = 0.7
 
 MAIN_OPTIONS = (
     ("--steps N", "training steps"),
@@ -64,14 +55,14 @@ def main(argv: Sequence[str]) -> int:
         print(fields_help(find_experiment(call.target).changed(call.fields)))
         return 0
     experiment, run = _experiment_and_run(call, call.target)
-    console = Console(highlight=False)
     if call.fork is not None:
-        from xlstm_jax.training.setup import fork_run
+        from xlstm_jax.training.fork import fork_run
 
+        console = Console(highlight=False)
         source, run = RunFolder.open(run), run_path(call.fork)
         fork_run(source, run, experiment, console.print)
         console.print(f"{run} goes on from {source}", soft_wrap=True)
-    return _train(run, experiment, console)
+    return _train(run, experiment)
 
 
 def usage() -> str:
@@ -131,51 +122,10 @@ def _experiment_and_run(call: Call, word: str) -> tuple[Experiment, Path]:
     return changed, path
 
 
-def _train(path: Path, experiment: Experiment, console: Console) -> int:
-    from xlstm_jax.report.table import print_comparison
-    from xlstm_jax.training.final import final_comparison, has_report
+def _train(path: Path, experiment: Experiment) -> int:
     from xlstm_jax.training.loop import train
 
     try:
-        outcome = train(path, experiment)
+        return train(path, experiment).exit_code
     except ConfigChangedError as error:
         raise ConfigError(str(error)) from error
-    if outcome.exit_code:
-        return outcome.exit_code
-    setup = outcome.setup
-    if not outcome.trained:
-        console.print(
-            f"{path} is finished: it has made {setup.step} of {setup.experiment.training.steps} steps "
-            "(more: --training.steps N)",
-            soft_wrap=True,
-        )
-        if has_report(setup.run, setup.step):
-            return 0
-    comparison = final_comparison(setup, console)
-    if comparison is not None:
-        print_comparison(comparison, console)
-    _print_samples(setup, console)
-    console.print(f"the run is in {path} (loss curve: {setup.run.plot_path})", soft_wrap=True)
-    sys.stdout.flush()
-    return 0
-
-
-def _print_samples(setup: Setup, console: Console) -> None:
-    """What the trained model makes of the experiment's sample prompts."""
-    prompts = setup.experiment.training.sample_prompts
-    if not prompts:
-        return
-    from xlstm_jax.inference.generate import generate_text
-
-    texts = generate_text(
-        setup.model,
-        setup.state.params,
-        setup.store.tokenizer,
-        prompts,
-        max_tokens=SAMPLE_TOKENS,
-        temperature=SAMPLE_TEMPERATURE,
-    )
-    console.print(f"samples at temperature {SAMPLE_TEMPERATURE}:")
-    for prompt, text in zip(prompts, texts, strict=True):
-        console.print(Text(f"\n{prompt}", "bold").append(text, "not bold"), soft_wrap=True)
-    console.print(f"\nmore of them: xlstm generate {setup.run} --prompt {shlex.quote(prompts[0])}", soft_wrap=True)

@@ -9,6 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from xlstm_jax.machine.cores import usable_cores
+
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -56,7 +58,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _cpu() -> DeviceMemory:
-    name = f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+    name = f"CPU ({platform.machine()}, {usable_cores()} cores)"
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError, AttributeError):

@@ -16,8 +16,8 @@ from xlstm_jax.cost.memory import DeviceMemory, device_memory
 from xlstm_jax.data.store import INDEX_FILE, Batch, open_store
 from xlstm_jax.data.tokenizers import load_tokenizer
 from xlstm_jax.models.parameters import Leaf, describe
+from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
-from xlstm_jax.training.setup import build, fresh_state
 from xlstm_jax.training.step import TrainState, make_train_step
 
 Compile = Literal["blocks", "exact", "no"]

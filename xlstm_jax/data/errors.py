@@ -24,6 +24,14 @@ class TokenizerError(DataError):
     """A tokenizer that cannot be used; the message names the part of it that is to blame."""
 
 
+class NormalizerError(TokenizerError):
+    """A tokenizer that normalises its text; without that step (`drop_normalizer`) it can be used."""
+
+
+class NoEndOfDocumentError(TokenizerError):
+    """A tokenizer of which no token evidently ends documents; with one named (`eod`) it can be used."""
+
+
 class PrepareError(DataError, ConfigError):
     """A request to prepare a store that cannot be carried out."""
 
@@ -46,11 +54,3 @@ class DamagedStoreError(StoreError):
 
 class StoreVersionError(StoreError):
     """The store was written by another version of the format."""
-
-
-class WriteError(DataError, OSError):
-    """A file that cannot be written: no permission, a limit on its size, a failing disk."""
-
-
-class DiskFullError(DataError, OSError):
-    """No space left where the store is written; everything finished so far is kept."""

@@ -1,22 +1,28 @@
 """Weights and configs of other packages."""
 
-from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.hub.folders import open_source, write_huggingface
-from xlstm_jax.hub.formats import ReadOptions, Weights
-from xlstm_jax.hub.peer_config import config_from_xlstm_jax
-from xlstm_jax.hub.peer_params import params_from_xlstm_jax
-from xlstm_jax.hub.xlstm_package import params_from_xlstm_package, xlstm_package_from_params
-from xlstm_jax.hub.xlstm_package_config import config_from_xlstm_package
+from __future__ import annotations
 
-__all__ = [
-    "ReadOptions",
-    "Weights",
-    "WeightsError",
-    "config_from_xlstm_jax",
-    "config_from_xlstm_package",
-    "open_source",
-    "params_from_xlstm_jax",
-    "params_from_xlstm_package",
-    "write_huggingface",
-    "xlstm_package_from_params",
-]
+import importlib
+from typing import Any
+
+_WHERE = {
+    "ReadOptions": "formats.base",
+    "Weights": "formats.base",
+    "WeightsError": "errors",
+    "config_from_xlstm_jax": "formats.xlstm_jax_config",
+    "config_from_xlstm_package": "formats.xlstm_package_config",
+    "open_source": "folders",
+    "params_from_xlstm_jax": "formats.xlstm_jax",
+    "params_from_xlstm_package": "formats.xlstm_package",
+    "write_huggingface": "folders",
+    "xlstm_package_from_params": "formats.xlstm_package",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    # Not before one is used: what the command says of the formats needs no JAX.
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

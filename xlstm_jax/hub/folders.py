@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.data.errors import TokenizerError
-from xlstm_jax.data.tokenizers import (
-    TOKENIZER_FILE,
-    ByteLevelTokenizer,
-    ByteTokenizer,
-    Tokenizer,
-    byte_vocabulary_json,
-    load_tokenizer,
-)
+from xlstm_jax.data.tokenizers import Tokenizer
+from xlstm_jax.files import appearing_folder, bytes_in_words
 from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.hub.formats import Format, ReadOptions, Weights, detect, to_huggingface
+from xlstm_jax.hub.formats import TITLES, detect, format_for, get_format
+from xlstm_jax.hub.formats.base import ReadOptions, Weights, Written
+from xlstm_jax.hub.kept import CONFIG_FILE, GENERATION_FILE, Kept, Record, json_bytes, read_json_object
+from xlstm_jax.hub.mapping import tensors_from_params
 from xlstm_jax.hub.safetensors_files import (
     SHARD_BYTES,
     StoredTensor,
-    appearing_folder,
     open_tensors,
-    write_synced,
     write_tensors,
 )
-from xlstm_jax.hub.tensor_map import tensors_from_params
+from xlstm_jax.hub.tokenizers import tokenizer_files
 from xlstm_jax.models.language_model import LanguageModelConfig
-from xlstm_jax.runs.space import bytes_in_words
-
-CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
-TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
-RECORD_FILE = "format.json"
-"""What a run keeps of the folder that it was made from, beside the files below."""
-
-OF_TOKENIZER = (
-    *(TOKENIZER_CONFIG, SPECIAL_TOKENS),
-    *("added_tokens.json", "chat_template.jinja", "merges.txt", "vocab.json", "tokenizer.model"),
-)
-CARRIED = (CONFIG_FILE, GENERATION_FILE, *OF_TOKENIZER)
-"""Small files that come along unchanged, where they are there."""
 
 Say = Callable[[str], None]
 
@@ -54,10 +34,15 @@ class Source:
     """A published model, opened: nothing but headers and small files has been read."""
 
     path: Path
-    format: Format
+    format: str
     document: dict[str, Any]
     """config.json."""
     tensors: dict[str, StoredTensor]
+
+    @property
+    def title(self) -> str:
+        """Of the format, for people."""
+        return TITLES[self.format]
 
     @property
     def folder(self) -> Path:
@@ -69,7 +54,9 @@ class Source:
 
     def read(self, options: ReadOptions | None = None) -> Weights:
         """The model and its parameters; see `Format.read`."""
-        return self.format.read(self.document, self.tensors, options or ReadOptions())
+        weights = get_format(self.format).read(self.document, self.tensors, options or ReadOptions())
+        weights.record.format = self.format
+        return weights
 
 
 def open_source(path: str | Path, *, format: str | None = None, config: str | Path | None = None) -> Source:
@@ -93,163 +80,6 @@ def open_source(path: str | Path, *, format: str | None = None, config: str | Pa
         raise WeightsError(f"{file} is missing, which says what model the weights are of")
     document = read_json_object(file)
     return Source(path, detect(document, format), document, open_tensors(path))
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        WeightsError: if it cannot be read, or is something else.
-    """
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is damaged: it is not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} is damaged: it holds a {type(data).__name__} instead of an object")
-    return data
-
-
-def carried_files(folder: Path, tokenizer: bool = True) -> dict[str, bytes]:
-    """The content of the small files that come along, by name; `tokenizer`: also of those around the tokenizer."""
-    names = [name for name in CARRIED if tokenizer or name not in OF_TOKENIZER]
-    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Tokenizers
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def read_tokenizer(folder: Path, document: Mapping[str, Any], eod: str | None = None) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer of a published model, with a note on what was changed about it.
-
-    The token that ends documents is the one that is asked for, the `eos_token` of tokenizer_config.json, the evident
-    one, or the config's `eos_token_id`, in this order.
-
-    Raises:
-        TokenizerError: if there is none, or it cannot give bytes back.
-        WeightsError: if its files are damaged.
-    """
-    file, settings = folder / TOKENIZER_FILE, folder / TOKENIZER_CONFIG
-    if not file.is_file():
-        raise TokenizerError(f"{folder} holds no {TOKENIZER_FILE}")
-    for one in (file, settings):
-        # A tokenizer of another kind is left out with a note; one that cannot be read is a mistake to tell of.
-        if one.is_file():
-            read_json_object(one)
-    notes, drop = [], False
-    for _ in range(2):
-        try:
-            tokenizer = load_tokenizer(file, eod=eod, drop_normalizer=drop)
-            break
-        except TokenizerError as error:
-            if "drop_normalizer" in str(error) and not drop:
-                drop = True
-                notes.append(f"{file} normalises its text; here it does not, so that bytes come back as they are")
-                continue
-            if eod is not None or "end-of-document" not in str(error):
-                raise
-            ending = _token_by_id(file, document.get("eos_token_id"))
-            if ending is None:
-                raise
-            tokenizer = load_tokenizer(file, eod=ending, drop_normalizer=drop)
-            break
-    return tokenizer, notes
-
-
-def opening_token(folder: Path, document: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
-    """The token that the model expects before every text, where that is another than the EOD.
-
-    It is the config's `bos_token_id`, if the config (`force_bos_token_insert`) or the tokenizer's files say that it is
-    put there.
-    """
-    bos = document.get("bos_token_id")
-    if type(bos) is not int or not 0 <= bos < tokenizer.vocab_size or bos == tokenizer.eod_id:
-        return None
-    added = document.get("force_bos_token_insert") is True
-    settings = folder / TOKENIZER_CONFIG
-    added |= settings.is_file() and read_json_object(settings).get("add_bos_token") is True
-    processor = read_json_object(folder / TOKENIZER_FILE).get("post_processor") if not added else None
-    added |= bos in _special_ids(processor)
-    return bos if added else None
-
-
-def _special_ids(processor: Any) -> set[int]:
-    """The ids that a post-processor puts around a text."""
-    if not isinstance(processor, dict):
-        return set()
-    inner = [part for part in processor.get("processors") or [] if isinstance(part, dict)]
-    own = {entry["SpecialToken"]["id"] for entry in processor.get("single") or [] if "SpecialToken" in entry}
-    special = processor.get("special_tokens") or {}
-    ids = {number for name in own if name in special for number in special[name].get("ids", [])}
-    return ids.union(*map(_special_ids, inner))
-
-
-def _token_by_id(file: Path, token_id: Any) -> str | None:
-    data = read_json_object(file)
-    added = {token["id"]: token["content"] for token in data.get("added_tokens") or []}
-    vocabulary = data["model"].get("vocab")
-    if isinstance(vocabulary, dict):
-        added = {number: text for text, number in vocabulary.items()} | added
-    return added.get(token_id[0] if isinstance(token_id, list) and token_id else token_id)
-
-
-def _tokenizer_files(tokenizer: Tokenizer | None, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """tokenizer.json, and what transformers needs beside it where nothing came along."""
-    if tokenizer is None:
-        return {}
-    if isinstance(tokenizer, ByteTokenizer):
-        text = byte_vocabulary_json(tokenizer)
-    else:
-        assert isinstance(tokenizer, ByteLevelTokenizer)
-        text = tokenizer.text
-    made = {TOKENIZER_FILE: text.encode()}
-    special = {"bos_token": tokenizer.eod_text, "eos_token": tokenizer.eod_text, "pad_token": tokenizer.eod_text}
-    if TOKENIZER_CONFIG not in files:
-        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        made[TOKENIZER_CONFIG] = _json(kind | special)
-        made[SPECIAL_TOKENS] = _json(special)
-    return made
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Writing
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Kept:
-    """What a run holds of the folder that it was made from."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> Kept:
-        """What `write` left in a folder; nothing if it is not there."""
-        if not folder.is_dir():
-            return cls()
-        files = carried_files(folder)
-        if (folder / TOKENIZER_FILE).is_file():
-            files[TOKENIZER_FILE] = (folder / TOKENIZER_FILE).read_bytes()
-        record = folder / RECORD_FILE
-        return cls(files, read_json_object(record) if record.is_file() else {})
-
-    def write(self, folder: Path) -> None:
-        """Make the folder."""
-        folder.mkdir()
-        for name, content in self.files.items():
-            write_synced(folder / name, content)
-        write_synced(folder / RECORD_FILE, _json(self.record))
-
-    def config(self, format: str) -> dict[str, Any]:
-        """The config.json that came along, if it is of that format."""
-        if self.record.get("format") != format or CONFIG_FILE not in self.files:
-            return {}
-        return json.loads(self.files[CONFIG_FILE])
 
 
 def write_huggingface(
@@ -278,30 +108,49 @@ def write_huggingface(
 
     Raises:
         ConfigError: for a model that the format cannot express.
-        WeightsError: if `out` is there already, or the disk is too small.
+        ExistsError, DiskFullError: if `out` is there already, or the disk is too small.
     """
     kept = kept or Kept()
-    mode = weight_mode or kept.record.get("weight_mode") or "single"
-    format, ours, entries, notes = to_huggingface(config, mode, bool(kept.record.get("stored_head")))
-    tensors = tensors_from_params(entries, config, params, dtype)
+    format, written = written_as(config, kept.record, weight_mode)
+    tensors = tensors_from_params(written.entries, config, params, dtype)
     recorded = kept.config(format)
-    document = recorded | ours | _dtypes(recorded, {tensor.dtype for tensor in tensors.values()})
+    document = recorded | written.document | _dtypes(recorded, {tensor.dtype for tensor in tensors.values()})
     if not recorded and tokenizer is not None:
-        ids = {f"{name}_token_id": tokenizer.eod_id for name in ("bos", "eos", "pad")}
-        document |= ids | ({"force_bos_token_insert": True} if format == "xlstm" else {})
+        document |= {f"{name}_token_id": tokenizer.eod_id for name in ("bos", "eos", "pad")} | written.with_tokenizer
     files = {name: content for name, content in kept.files.items() if recorded and name != CONFIG_FILE}
-    files |= _tokenizer_files(tokenizer, files) | {CONFIG_FILE: _json(document)}
+    files |= tokenizer_files(tokenizer, files) | {CONFIG_FILE: json_bytes(document)}
     if GENERATION_FILE not in files:
         generation = {k: document[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if k in document}
-        files[GENERATION_FILE] = _json({"_from_model_config": True} | generation)
+        files[GENERATION_FILE] = json_bytes({"_from_model_config": True} | generation)
     needed = sum(tensor.nbytes for tensor in tensors.values()) + sum(map(len, files.values())) + 512 * len(tensors)
-    for note in notes:
+    for note in written.notes:
         say(f"note: {note}")
     say(f"disk: {out} needs {bytes_in_words(needed)}")
     with appearing_folder(out, needed) as draft:
         write_tensors(draft, tensors, shard_bytes)
         for name, content in files.items():
-            write_synced(draft / name, content)
+            (draft / name).write_bytes(content)
+
+
+def written_as(
+    config: LanguageModelConfig, record: Record | None = None, weight_mode: str | None = None
+) -> tuple[str, Written]:
+    """(name of the format, how a model of ours is written in it), without its parameters.
+
+    Args:
+        config: the model.
+        record: of the folder that its weights were read from.
+        weight_mode: see `write_huggingface`.
+
+    Raises:
+        ConfigError: for a model that no format can express, naming the fields.
+        WeightsError: for a `weight_mode` that the format does not have.
+    """
+    record = record or Record()
+    format = format_for(config, record.format)
+    write = get_format(format).write
+    assert write is not None
+    return format, write(config, replace(record, weight_mode=weight_mode or record.weight_mode))
 
 
 def _dtypes(recorded: Mapping[str, Any], dtypes: set[np.dtype]) -> dict[str, Any]:
@@ -313,10 +162,6 @@ def _dtypes(recorded: Mapping[str, Any], dtypes: set[np.dtype]) -> dict[str, Any
     if not recorded:
         values |= {"autocast_kernel_dtype": name, "inference_state_dtype": "float32"}
     return values
-
-
-def _json(data: Mapping[str, Any]) -> bytes:
-    return json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def parse_size(text: str) -> int:

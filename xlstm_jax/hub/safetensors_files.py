@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +18,6 @@ import ml_dtypes
 import numpy as np
 
 from xlstm_jax.hub.errors import WeightsError, refuse
-from xlstm_jax.runs.files import sync_folder
-from xlstm_jax.runs.space import bytes_in_words
 
 INDEX_NAME = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
@@ -295,7 +289,7 @@ class NewTensor:
 def write_tensors(folder: Path, tensors: Mapping[str, NewTensor], shard_bytes: int = SHARD_BYTES) -> list[Path]:
     """Write `model.safetensors`, or shards of at most `shard_bytes` of values and their index, into a folder.
 
-    One tensor is in memory at a time. The files come into being one after the other; see `appearing_folder`.
+    One tensor is in memory at a time. The files come into being one after the other; see `files.appearing_folder`.
 
     Raises:
         WeightsError: for a dtype that such files cannot hold, or values that are not as announced.
@@ -323,7 +317,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, NewTensor], shard_bytes: i
         "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
         "weight_map": {name: path.name for path, shard in zip(paths, shards, strict=True) for name in sorted(shard)},
     }
-    write_synced(folder / INDEX_NAME, json.dumps(index, indent=2).encode() + b"\n")
+    (folder / INDEX_NAME).write_bytes(json.dumps(index, indent=2).encode() + b"\n")
     return [*paths, folder / INDEX_NAME]
 
 
@@ -354,78 +348,4 @@ def _write_file(path: Path, tensors: Mapping[str, NewTensor]) -> Path:
                 )
             file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
             del values
-        file.flush()
-        os.fsync(file.fileno())
     return path
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a small file that survives a power cut."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def refuse_existing(path: Path) -> None:
-    """Raise `WeightsError` if there is something at `path`."""
-    if path.exists() or path.is_symlink():
-        raise WeightsError(f"{path} is there already; nothing was written (choose another name, or remove it)")
-
-
-@contextmanager
-def appearing_folder(path: Path, needed: int = 0) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
-
-    Args:
-        path: of a folder that is not there yet; those above it are made.
-        needed: bytes that will be written.
-
-    Raises:
-        WeightsError: if there is something at `path`, if it cannot be made or if the disk is too small.
-    """
-    refuse_existing(path)
-    made: list[Path] = []
-    try:
-        for parent in reversed(path.absolute().parents):
-            if not parent.is_dir():
-                parent.mkdir()
-                made.append(parent)
-        check_disk(path, needed)
-        temporary = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp"))
-    except OSError as error:
-        _remove_empty(made)
-        raise WeightsError(f"{path} cannot be made: {error.strerror}") from error
-    except WeightsError:
-        _remove_empty(made)
-        raise
-    try:
-        # mkdtemp makes folders that only their owner can read; what is made here is shared like any other folder.
-        os.chmod(temporary, path.absolute().parent.stat().st_mode & 0o777)
-        yield temporary
-        sync_folder(temporary)
-        refuse_existing(path)
-        os.rename(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _remove_empty(made)
-        raise
-    sync_folder(path.absolute().parent)
-
-
-def check_disk(path: Path, needed: int) -> None:
-    """Raise `WeightsError` unless the disk that `path` will lie on has `needed` bytes free."""
-    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise WeightsError(
-            f"{path} needs {bytes_in_words(needed)}, but its disk has {bytes_in_words(free)} free; nothing was written"
-        )
-
-
-def _remove_empty(folders: Iterable[Path]) -> None:
-    for folder in reversed(list(folders)):
-        try:
-            folder.rmdir()
-        except OSError:
-            return

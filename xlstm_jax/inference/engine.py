@@ -1,7 +1,7 @@
-"""The compiled programs of one model: reading prompts in pieces, and making tokens.
+"""The compiled programs of one model: prefill in chunks, and decoding.
 
 Both work on a `Carry` of fixed shape that is donated from call to call. Shapes come from few sizes (rows: powers of
-two; a piece of a prompt: powers of two up to `PIECE`), so a program is compiled once and used for everything after.
+two; a chunk of a prompt: see `scoring.chunks`), so a program is compiled once and used for everything after.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 
 from xlstm_jax.inference.sampling import Draw, choose
 from xlstm_jax.models.language_model import LanguageModel
-from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
-from xlstm_jax.scoring.pieces import pieces, power_of_two
+from xlstm_jax.scoring.chunks import chunks, power_of_two
 
 SMALLEST_ROOM = 64
 """Tokens a row that a state has room for at least, where it has to be made as large as the text will be."""
 MAX_STEPS = 32
-"""Tokens of a row that one call of `Engine.advance` can make."""
+"""Tokens of a row that one call of `Engine.decode` can make."""
 
 
 class Carry(NamedTuple):
@@ -44,16 +43,16 @@ class Engine:
         model: the model.
         eod_id: the token that ends a row.
         usable: tokens from this id on never come; a model may have more than its tokenizer.
-        opening_id: the token that opens a prompt; the EOD if None.
+        bos_id: the token that opens a prompt; the EOD if None.
     """
 
-    def __init__(self, model: LanguageModel, eod_id: int, usable: int, opening_id: int | None = None) -> None:
+    def __init__(self, model: LanguageModel, eod_id: int, usable: int, bos_id: int | None = None) -> None:
         self.model, self.eod_id = model, eod_id
-        self.opening_id = eod_id if opening_id is None else opening_id
+        self.bos_id = eod_id if bos_id is None else bos_id
         self._start = jax.jit(partial(_start, model), static_argnums=(0, 1))
-        self._read = jax.jit(partial(_read, model), donate_argnums=1)
+        self._prefill = jax.jit(partial(_prefill, model), donate_argnums=1)
         self._restrict = jax.jit(_restrict, donate_argnums=0)
-        self._advance = jax.jit(partial(_advance, model, eod_id, usable), donate_argnums=1)
+        self._decode = jax.jit(partial(_decode, model, eod_id, usable), donate_argnums=1)
 
     def prefill(
         self, params: Any, prompts: Sequence[Int32[np.ndarray, " tokens"]], new_tokens: int = MAX_STEPS
@@ -63,28 +62,26 @@ class Engine:
         Args:
             params: of the model.
             prompts: without the EOD.
-            new_tokens: how many tokens a row the carry must have room for after the prompt. It matters to models
-                whose state grows with the text; they have no other limit, although what they say beyond the length
-                that they were trained at is seldom good.
+            new_tokens: how many tokens a row the carry must have room for after the prompt. Only
+                models whose state grows with the text need to know; they have no other limit, although what they say
+                beyond the length that they were trained at is seldom good.
 
         Returns:
             the carry of `power_of_two(len(prompts))` rows; those beyond the prompts are empty.
         """
         batch = power_of_two(len(prompts))
         lengths = np.array([len(prompt) + 1 for prompt in prompts] + [0] * (batch - len(prompts)))
-        tokens = np.full((batch, int(lengths.max(initial=0))), self.opening_id, np.int32)
+        tokens = np.full((batch, int(lengths.max(initial=0))), self.bos_id, np.int32)
         for row, prompt in enumerate(prompts):
             tokens[row, 1 : len(prompt) + 1] = prompt
         carry = self._start(batch, None if self.model.fixed_state else room(tokens.shape[1] + new_tokens))
-        begin = 0
-        for size in pieces(tokens.shape[1]):
-            piece = np.full((batch, size), self.eod_id, np.int32)
-            part = tokens[:, begin : begin + size]
-            piece[:, : part.shape[1]] = part
-            column = begin + np.arange(size)
-            mask = column < lengths[:, None]
-            carry = self._read(params, carry, piece, mask & (column == 0), mask)
-            begin += size
+        for start, size in chunks(tokens.shape[1]):
+            chunk = np.full((batch, size), self.eod_id, np.int32)
+            part = tokens[:, start : start + size]
+            chunk[:, : part.shape[1]] = part
+            position = start + np.arange(size)
+            mask = position < lengths[:, None]
+            carry = self._prefill(params, carry, chunk, mask & (position == 0), mask)
         return carry
 
     def restrict(self, carry: Carry, allowed: Bool[np.ndarray, "rows vocab"]) -> Carry:
@@ -94,7 +91,7 @@ class Engine:
         wide[: len(allowed), : allowed.shape[1]] = allowed
         return self._restrict(carry, wide)
 
-    def advance(
+    def decode(
         self, params: Any, carry: Carry, draw: Draw, done: Bool[np.ndarray, " batch"], steps: int
     ) -> tuple[Carry, Int32[np.ndarray, "steps batch"]]:
         """Make up to `steps` tokens in each row that is not done, fewer only if all rows end.
@@ -107,17 +104,17 @@ class Engine:
         """
         if not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"steps is {steps}, but must be from 1 to {MAX_STEPS}")
-        if isinstance(self.model, LlamaLMModel):
+        if not self.model.fixed_state:
             held, capacity = self.model.tokens_held(carry.state)
             if (left := capacity - int(np.max(held))) < steps:
                 raise ValueError(f"steps is {steps}, but the state has room for {left}: give prefill more new_tokens")
-        carry, tokens = self._advance(params, carry, draw, done, np.int32(steps))
+        carry, tokens = self._decode(params, carry, draw, done, np.int32(steps))
         return carry, np.asarray(tokens)[:steps]
 
     @property
     def compiled(self) -> int:
         """Number of programs that were compiled so far."""
-        programs: tuple[Any, ...] = (self._start, self._read, self._restrict, self._advance)
+        programs: tuple[Any, ...] = (self._start, self._prefill, self._restrict, self._decode)
         return sum(program._cache_size() for program in programs)
 
 
@@ -131,7 +128,7 @@ def _start(model: LanguageModel, batch: int, max_length: int | None) -> Carry:
     return Carry(model.init_state(batch, max_length), logits, jnp.zeros(batch, jnp.int32))
 
 
-def _read(
+def _prefill(
     model: LanguageModel,
     params: Any,
     carry: Carry,
@@ -140,7 +137,7 @@ def _read(
     mask: Bool[Array, "batch seq"],
 ) -> Carry:
     variables = {"params": params}
-    features, state = model.apply(
+    hidden, state = model.apply(
         variables,
         tokens,
         document_borders=borders,
@@ -151,7 +148,7 @@ def _read(
     )
     # The head of a long prompt would cost as much as its blocks: only each row's last token needs it.
     count = jnp.sum(mask, axis=1)
-    last = jnp.take_along_axis(features, jnp.maximum(count - 1, 0)[:, None, None], axis=1)
+    last = jnp.take_along_axis(hidden, jnp.maximum(count - 1, 0)[:, None, None], axis=1)
     logits: Any = model.apply(variables, last, method="head")
     return carry._replace(state=state, logits=jnp.where(count[:, None] > 0, logits[:, 0], carry.logits))
 
@@ -160,7 +157,7 @@ def _restrict(carry: Carry, allowed: Bool[Array, "batch vocab"]) -> Carry:
     return carry._replace(logits=jnp.where(allowed, carry.logits, -jnp.inf))
 
 
-def _advance(
+def _decode(
     model: LanguageModel,
     eod_id: int,
     usable: int,

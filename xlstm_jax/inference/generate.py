@@ -1,4 +1,4 @@
-"""Prompts in, texts out, piece by piece while they are made."""
+"""Prompts in, texts out, while they are made."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ text flows and Ctrl-C is heard."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Something that happened to a row."""
+class Delta:
+    """What came to a row."""
 
     row: int
     text: str
     """What comes next in the row; valid Unicode, possibly empty."""
     finish: Finish | None = None
-    """Set in a row's last piece: the model ended the document, a stop string came, or `max_tokens` were made."""
+    """Set in a row's last delta: the model ended the document, a stop string came, or `max_tokens` were made."""
     tokens: int = 0
     """Tokens of the row so far, without EOD."""
 
@@ -45,17 +45,16 @@ class Generator:
     Args:
         model, params: the model.
         tokenizer: the one that it was trained with.
-        opening_id: the token that opens a document; the tokenizer's EOD if None.
+        bos_id: the token that opens a document; the tokenizer's EOD if None.
     """
 
-    def __init__(self, model: LanguageModel, params: Any, tokenizer: Tokenizer, opening_id: int | None = None) -> None:
+    def __init__(self, model: LanguageModel, params: Any, tokenizer: Tokenizer, bos_id: int | None = None) -> None:
         self.params, self.tokenizer = params, tokenizer
-        self._fixed_state = model.fixed_state
-        self.engine = Engine(model, tokenizer.eod_id, tokenizer.vocab_size, opening_id)
+        self.engine = Engine(model, tokenizer.eod_id, tokenizer.vocab_size, bos_id)
 
-    def pieces(
+    def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int] | None = None
-    ) -> Iterator[Piece]:
+    ) -> Iterator[Delta]:
         """Continue all prompts side by side.
 
         Args:
@@ -67,27 +66,22 @@ class Generator:
                 places.)
 
         Yields:
-            pieces of text as they are made; one with `finish` set ends each row.
+            texts as they are made; one with `finish` set ends each row.
 
         Raises:
-            ConfigError: for a prompt that is no text, or if `streams` does not fit the prompts.
+            ConfigError: if `streams` does not fit the prompts.
         """
-        for prompt in prompts:
-            if not isinstance(prompt, (str, bytes)):
-                raise ConfigError(f"prompt is {prompt!r}, but must be a text or its bytes")
         streams = range(len(prompts)) if streams is None else streams
         if len(streams) != len(prompts) or not all(0 <= stream < 2**32 for stream in streams):
             raise ConfigError(f"streams is {streams!r}, but must be {len(prompts)} whole numbers >= 0 and < 2**32")
         if prompts:
-            yield from self._pieces(prompts, sampling, streams)
+            yield from self._stream(prompts, sampling, streams)
 
-    def _pieces(self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int]) -> Iterator[Piece]:
+    def _stream(self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int]) -> Iterator[Delta]:
         encoded = [self.tokenizer.encode_array(prompt) for prompt in prompts]
         ends = [self._open_end(ids) if sampling.heal else b"" for ids in encoded]
         kept = [ids[:-1] if end else ids for ids, end in zip(encoded, ends, strict=True)]
-        # Only a state that grows with the text must know how long it will be.
-        room = {} if self._fixed_state else {"new_tokens": sampling.max_tokens}
-        carry = self.engine.prefill(self.params, kept, **room)
+        carry = self.engine.prefill(self.params, kept, sampling.max_tokens)
         batch = carry.logits.shape[0]
         if any(ends):
             carry = self.engine.restrict(carry, np.stack([self._beginning_with(end) for end in ends]))
@@ -98,14 +92,14 @@ class Generator:
         while made < sampling.max_tokens:
             steps = min(steps, sampling.max_tokens - made)
             start = time.perf_counter()
-            carry, tokens = self.engine.advance(self.params, carry, draw, done, steps)
+            carry, tokens = self.engine.decode(self.params, carry, draw, done, steps)
             each = (time.perf_counter() - start) / steps
             made, steps = made + steps, int(np.clip(BLOCK_SECONDS / each, 1, MAX_STEPS))
             for row in np.flatnonzero(~done).tolist():
-                piece = texts[row].take(tokens[:, row].tolist())
-                done[row] = piece.finish is not None
-                if piece.text or piece.finish:
-                    yield piece
+                delta = texts[row].take(tokens[:, row].tolist())
+                done[row] = delta.finish is not None
+                if delta.text or delta.finish:
+                    yield delta
             if done.all():
                 return
         for row in np.flatnonzero(~done).tolist():
@@ -126,15 +120,15 @@ class Generator:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int] | None = None
     ) -> list[str]:
-        """The continuations of all prompts; see `pieces`."""
+        """The continuations of all prompts; see `stream`."""
         texts = [""] * len(prompts)
-        for piece in self.pieces(prompts, sampling, streams):
-            texts[piece.row] += piece.text
+        for delta in self.stream(prompts, sampling, streams):
+            texts[delta.row] += delta.text
         return texts
 
 
 class _Row:
-    """From the tokens of one row to its pieces; `known` bytes of the first token are the prompt's."""
+    """From the tokens of one row to its text; `known` bytes of the first token are the prompt's."""
 
     def __init__(self, row: int, tokenizer: Tokenizer, sampling: Sampling, known: int) -> None:
         self._known = known
@@ -142,27 +136,27 @@ class _Row:
         self._stream = TextStream(sampling.stop)
         self._tokens = 0
 
-    def take(self, tokens: Sequence[int]) -> Piece:
+    def take(self, tokens: Sequence[int]) -> Delta:
         """The text of more tokens, with the end of the row if it is among them."""
         shown: list[str] = []
         for token in tokens:
             if token == self._tokenizer.eod_id:
-                return self._piece("".join(shown) + self._stream.close(), "end")
+                return self._delta("".join(shown) + self._stream.close(), "end")
             self._tokens += 1
             data = self._tokenizer.token_bytes(token)
             shown.append(self._stream.feed(data[self._known :]))
             self._known = 0
             if self._stream.stopped:
-                return self._piece("".join(shown), "stop")
-        return self._piece("".join(shown), None)
+                return self._delta("".join(shown), "stop")
+        return self._delta("".join(shown), None)
 
-    def cut_off(self) -> Piece:
+    def cut_off(self) -> Delta:
         """The end after `max_tokens`."""
-        return self._piece(self._stream.close(cut_off=True), "length")
+        return self._delta(self._stream.close(cut_off=True), "length")
 
-    def _piece(self, text: str, finish: Finish | None) -> Piece:
+    def _delta(self, text: str, finish: Finish | None) -> Delta:
         # What is released at the end can complete a stop string with its last character.
-        return Piece(self._row, text, "stop" if self._stream.stopped else finish, self._tokens)
+        return Delta(self._row, text, "stop" if self._stream.stopped else finish, self._tokens)
 
 
 def generate_text(
@@ -172,4 +166,16 @@ def generate_text(
 
     Who generates more than once keeps a `Generator`, which keeps what it compiled.
     """
-    return Generator(model, params, tokenizer).generate(prompts, Sampling(**settings))
+    return Generator(model, params, tokenizer).generate(checked_prompts(prompts), Sampling(**settings))
+
+
+def checked_prompts(prompts: Sequence[object]) -> Sequence[Prompt]:
+    """The prompts, to be called once where they come in: within the package they are texts.
+
+    Raises:
+        ConfigError: for one that is no text.
+    """
+    for prompt in prompts:
+        if not isinstance(prompt, (str, bytes)):
+            raise ConfigError(f"prompt is {prompt!r}, but must be a text or its bytes")
+    return prompts  # type: ignore[return-value]

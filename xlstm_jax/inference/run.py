@@ -7,19 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.config import ConfigError, from_json
 from xlstm_jax.data.tokenizers import Tokenizer, as_bytes, load_tokenizer
-from xlstm_jax.hub.folders import Kept
-from xlstm_jax.inference.generate import Generator, Prompt
+from xlstm_jax.inference.generate import Generator, Prompt, checked_prompts
 from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
+from xlstm_jax.models.layouts import param_shapes
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder
-from xlstm_jax.scoring.text import TextScore, TextScorer
+from xlstm_jax.scoring.score import Score, Scorer
+from xlstm_jax.scoring.text import score_document
 
 NOT_THE_MODEL = ("data", "optimizer", "training")
 """Parts of a run's config that say nothing about what its model computes."""
@@ -45,11 +44,11 @@ class Run:
         model: LanguageModel,
         params: Any,
         tokenizer: Tokenizer | None,
-        opening_id: int | None = None,
+        bos_id: int | None = None,
     ) -> None:
         self.path, self.step = path, step
         self.model, self.params = model, params
-        self._tokenizer, self._opening_id = tokenizer, opening_id
+        self._tokenizer, self._bos_id = tokenizer, bos_id
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, step={self.step}, parameters={self.model.param_count:,})"
@@ -69,7 +68,7 @@ class Run:
 
     @functools.cached_property
     def generator(self) -> Generator:
-        return Generator(self.model, self.params, self.tokenizer, self._opening_id)
+        return Generator(self.model, self.params, self.tokenizer, self._bos_id)
 
     @overload
     def generate(
@@ -97,30 +96,32 @@ class Run:
         Args:
             prompt: a text (or its bytes), or a list of them; the result does not repeat it.
             settings: how; or its fields by name, as `max_tokens=64, temperature=0.7, seed=1`. See `Sampling`.
-            streams: see `Generator.pieces`.
+            streams: see `Generator.stream`.
 
         Raises:
             ConfigError: for a setting out of its range, or a prompt that is no text.
         """
         several = isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes))
-        prompts: Sequence[Prompt] = prompt if several else [prompt]  # type: ignore[assignment, list-item]
+        prompts = checked_prompts(prompt if several else [prompt])
         texts = self.generator.generate(prompts, _settings(settings, fields), streams)
         return texts if several else texts[0]
 
     def stream(self, prompt: Prompt = "", settings: Sampling | None = None, **fields: Any) -> Iterator[str]:
-        """The continuation of one prompt in pieces, as they are made; arguments as in `generate`."""
-        return (piece.text for piece in self.generator.pieces([prompt], _settings(settings, fields)) if piece.text)
+        """The continuation of one prompt as it is made; arguments as in `generate`."""
+        deltas = self.generator.stream(checked_prompts([prompt]), _settings(settings, fields))
+        return (delta.text for delta in deltas if delta.text)
 
-    def score(self, text: Prompt) -> TextScore:
+    def score(self, text: Prompt) -> Score:
         """How well the model predicts a text, as a document of its own: nats, perplexity, bits per byte."""
+        (text,) = checked_prompts([text])
         eod = self.tokenizer.eod_id
-        opening = eod if self._opening_id is None else self._opening_id
-        document = np.concatenate([[opening], self.tokenizer.encode_array(text), [eod]]).astype(np.int32)
-        return self._scorer(self.params, document, len(as_bytes(text)))
+        bos = eod if self._bos_id is None else self._bos_id
+        document = np.concatenate([[bos], self.tokenizer.encode_array(text), [eod]]).astype(np.int32)
+        return score_document(self._scorer, self.params, document, len(as_bytes(text)))
 
     @functools.cached_property
-    def _scorer(self) -> TextScorer:
-        return TextScorer(self.model)
+    def _scorer(self) -> Scorer:
+        return Scorer(self.model)
 
 
 def load(path: str | Path, step: int | None = None, say: Callable[[str], None] | None = None) -> Run:
@@ -137,25 +138,23 @@ def load(path: str | Path, step: int | None = None, say: Callable[[str], None] |
         CheckpointError: if there is no (good) checkpoint, or it does not fit the config.
     """
     folder = RunFolder.open(path)
-    tokenizer = _tokenizer(folder, model_config(folder))
-    config, found, params = read_params(folder, step, say)
-    opening_id = Kept.read(folder.huggingface_dir).record.get("opening_id")
-    return Run(folder.path, found, build_model(config), params, tokenizer, opening_id)
+    config = model_config(folder)
+    tokenizer = _tokenizer(folder, config)
+    found, params = read_params(folder, config, step, say)
+    return Run(folder.path, found, build_model(config), params, tokenizer, folder.read_tokenizer_info().bos_id)
 
 
 def read_params(
-    folder: RunFolder, step: int | None = None, say: Callable[[str], None] | None = None
-) -> tuple[LanguageModelConfig, int, Any]:
-    """(the model's config, the checkpoint's step, its parameters in the dtypes that they were saved in).
+    folder: RunFolder, config: LanguageModelConfig, step: int | None = None, say: Callable[[str], None] | None = None
+) -> tuple[int, Any]:
+    """(the checkpoint's step, its parameters in the dtypes that they were saved in), for the run's `model_config`.
 
     Raises:
         as `load`.
     """
-    config = model_config(folder)
-    shapes = jax.eval_shape(build_model(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    found, params, extra = folder.read_params(step, shapes, say, any_float=True)
+    found, params, extra = folder.read_params(step, param_shapes(config), say, any_float=True)
     folder.check_config(found, extra, NOT_THE_MODEL)
-    return config, found, params
+    return found, params
 
 
 def _settings(settings: Sampling | None, fields: dict[str, Any]) -> Sampling:

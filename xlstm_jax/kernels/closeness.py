@@ -6,6 +6,10 @@ sum of the absolute terms (what rounding acts on). Nothing is loosened per test.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -33,6 +37,42 @@ def tolerance(dtype: DTypeLike, length: int = 1) -> float:
     if name not in _TOLERANCE:
         raise ValueError(f"no tolerance is stated for dtype {name}, only for {', '.join(_TOLERANCE)}")
     return _TOLERANCE[name] * max(1.0, (length / 4096) ** 0.5)
+
+
+_ROUNDINGS = 16
+"""By how many times what one rounding of all its arguments moves a result may be off: some thirty operations in a row,
+each rounding as much, add up like the square root of their number, and come to three standard deviations."""
+
+
+def rounding_bounds(function: Callable[..., Any], *arguments: Any, dtype: DTypeLike, draws: int = 4) -> tuple[Any, Any]:
+    """What a function gives in float64, and how far off each of its results may be where it is computed in `dtype`.
+
+    For functions too long for `tolerance` alone, a whole model's gradient say, which may be ill-conditioned: rounding
+    the arguments, once, can move it by more than all the rounding inside. So that is measured. The bound is
+    ``tolerance(dtype)`` of the result and a fixed number of times (see `_ROUNDINGS`) the root mean square of how far
+    the result moves when every number of the arguments is rounded up or down at random by half a unit of `dtype`.
+
+    Args:
+        function: of trees of float64 arrays, to a tree of arrays.
+        arguments: what it is called with; the caller has enabled float64.
+        dtype: of the results that are to be judged.
+        draws: how often the arguments are moved.
+
+    Returns:
+        The results, and a tree like it of relative errors in the 2-norm, as `relative_error` measures them.
+    """
+    function = jax.jit(function)
+    truth = function(*arguments)
+    unit, rng = float(jnp.finfo(dtype).eps) / 2, np.random.default_rng(0)
+
+    def rounded(x: Any) -> Any:
+        return x * (1 + unit * rng.choice([-1.0, 1.0], np.shape(x)))
+
+    def bound(*moves: float) -> float:
+        return tolerance(dtype) + _ROUNDINGS * float(np.sqrt(np.mean(np.square(moves))))
+
+    moved = [jax.tree.map(relative_error, function(*jax.tree.map(rounded, arguments)), truth) for _ in range(draws)]
+    return truth, jax.tree.map(bound, *moved)
 
 
 _MLSTM_BFLOAT16 = {"h": 4e-3, "dq": 8e-3, "dk": 8e-3, "dv": 8e-3, "di": 1e-2, "df": 1e-2}

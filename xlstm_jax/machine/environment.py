@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from xlstm_jax.machine.cores import allowed_cores
+
 # Why each entry matters, for the sentence that announces a change. XLA splits sums over its threads and picks other
 # instructions on other processors, so these decide the last bits; the rest can change results only with the code.
 _NAMES = {
@@ -39,7 +41,7 @@ def present_environment() -> dict[str, Any]:
     return {
         "jaxlib": metadata.version("jaxlib"),
         "jax": metadata.version("jax"),
-        "cores": usable_cores(),
+        "cores": allowed_cores(),
         "nproc": os.environ.get("NPROC"),
         "xla_flags": os.environ.get("XLA_FLAGS") or None,
         "processor": _processor(),
@@ -62,14 +64,6 @@ def environment_changes(recorded: Mapping[str, Any], present: Mapping[str, Any])
         for key in recorded
         if key in present and recorded[key] != present[key]
     ]
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use (its affinity, not what the machine has)."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
 
 
 def _processor() -> str:

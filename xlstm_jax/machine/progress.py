@@ -1,49 +1,122 @@
-"""A progress bar for a terminal, and nothing where there is none to see it."""
+"""How far a long piece of work is: a bar on a terminal, a line now and then anywhere else."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+WIDTH = 120
+"""Of what is written to a file or a pipe, which have none of their own."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """The console of standard output, or of standard error."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(highlight=False, stderr=stderr, width=None if stream.isatty() else WIDTH)
+
+
+class Bar:
+    """One piece of work, and how much of it is done; to call it counts more."""
+
+    def __init__(self, title: str, total: int | None, done: int, show: Callable[[Bar], None] = lambda bar: None):
+        self.title, self.total, self.done, self.text = title, total, done, ""
+        self._show = show
+
+    def __call__(self, count: int = 1) -> None:
+        self.to(self.done + count)
+
+    def to(self, done: int, text: str | None = None, total: int | None = None) -> None:
+        """So much is done, of so much; `text` says how it stands."""
+        self.done = done
+        self.text = self.text if text is None else text
+        self.total = self.total if total is None else total
+        self._show(self)
+
+    def track(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, one more done with each."""
+        for item in items:
+            yield item
+            self()
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.text}" if self.text else self.title
 
 
 class Progress:
-    """Bars of bytes done, one after another; a context manager. With `show=False` it does nothing."""
+    """Shows pieces of work, one after another.
 
-    def __init__(self, show: bool):
-        self._rich: Any = _rich_progress() if show else None
+    Args:
+        show: False shows nothing.
+        console: standard error if None.
+        unit: what is counted. Bars of bytes stay when they are full; others go.
+        seconds: between two lines, where there is no terminal.
+    """
 
-    def __enter__(self) -> Progress:
-        if self._rich is not None:
-            self._rich.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._rich is not None:
-            self._rich.stop()
+    def __init__(
+        self,
+        show: bool = True,
+        console: Console | None = None,
+        *,
+        unit: Literal["", "bytes"] = "",
+        seconds: float = 10.0,
+    ):
+        self._shown, self._unit, self._seconds = show, unit, seconds
+        self._console = console
 
     @contextlib.contextmanager
-    def bar(self, title: str, total: int, finished: int = 0) -> Iterator[Callable[[int], None]]:
-        """A bar of `total` bytes of which some are `finished`; yields the function that counts more."""
-        if self._rich is None:
-            yield lambda _: None
+    def bar(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
+        """A bar of `total` (None: not known yet) of which some is `done`."""
+        if not self._shown:
+            yield Bar(title, total, done)
             return
-        task = self._rich.add_task(title, total=max(total, 1), completed=finished)
-        yield lambda size: self._rich.update(task, advance=size)
-        self._rich.update(task, completed=max(total, 1))
+        console = self._console or make_console(stderr=True)
+        if not console.is_terminal:
+            yield Bar(title, total, done, self._lines(console))
+            return
+        with _rich_progress(console, self._unit) as bars:
+            task = bars.add_task(title, total=total, completed=done)
+
+            def show(bar: Bar) -> None:
+                bars.update(task, completed=bar.done, total=bar.total, description=str(bar))
+
+            bar = Bar(title, total, done, show)
+            yield bar
+            bars.update(task, completed=max(bar.total or 0, 1), total=max(bar.total or 0, 1))
+
+    def _lines(self, console: Console) -> Callable[[Bar], None]:
+        last = time.monotonic()
+
+        def show(bar: Bar) -> None:
+            nonlocal last
+            if time.monotonic() - last >= self._seconds:
+                last = time.monotonic()
+                share = f" ({bar.done / bar.total:.0%})" if bar.total else ""
+                console.print(f"{bar}{share}", soft_wrap=True, markup=False)
+
+        return show
 
 
-def _rich_progress() -> Any:
+def _rich_progress(console: Console, unit: str) -> Any:
     from rich import progress
-    from rich.console import Console
 
+    counted = [progress.DownloadColumn(binary_units=True), progress.TransferSpeedColumn()] if unit else []
     return progress.Progress(
         progress.SpinnerColumn(finished_text=" "),
-        progress.TextColumn("{task.description:>10}"),
+        progress.TextColumn("{task.description:>10}", markup=False),
         progress.BarColumn(),
-        progress.DownloadColumn(binary_units=True),
-        progress.TransferSpeedColumn(),
+        *(counted or [progress.MofNCompleteColumn()]),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
+        transient=not unit,
     )

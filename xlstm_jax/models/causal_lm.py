@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,15 @@ from xlstm_jax.models.stack import NormedBlockStack, spans
 
 State = tuple[Any, ...]
 """One entry a run of blocks (see `models.stack.BlockStack`)."""
+
+
+class Call(TypedDict, total=False):
+    """What `CausalLM.__call__` and `features` take beside `return_state`, which decides on what they return."""
+
+    document_borders: Array | None
+    mask: Array | None
+    state: State | None
+    train: bool
 
 
 class CausalLM(nn.Module):
@@ -55,12 +64,12 @@ class CausalLM(nn.Module):
 
     @overload
     def __call__(
-        self, tokens: Array, *, return_state: Literal[False] = False, **call: Any
+        self, tokens: Array, *, return_state: Literal[False] = False, **call: Unpack[Call]
     ) -> Float[Array, "batch seq vocab"]: ...
 
     @overload
     def __call__(
-        self, tokens: Array, *, return_state: Literal[True], **call: Any
+        self, tokens: Array, *, return_state: Literal[True], **call: Unpack[Call]
     ) -> tuple[Float[Array, "batch seq vocab"], State]: ...
 
     def __call__(
@@ -101,12 +110,12 @@ class CausalLM(nn.Module):
 
     @overload
     def features(
-        self, tokens: Array, *, return_state: Literal[False] = False, **call: Any
+        self, tokens: Array, *, return_state: Literal[False] = False, **call: Unpack[Call]
     ) -> Float[Array, "batch seq dim"]: ...
 
     @overload
     def features(
-        self, tokens: Array, *, return_state: Literal[True], **call: Any
+        self, tokens: Array, *, return_state: Literal[True], **call: Unpack[Call]
     ) -> tuple[Float[Array, "batch seq dim"], State]: ...
 
     def features(

@@ -171,7 +171,8 @@ _REMEMBERED = 4096
 
 def _values(config: Any) -> tuple[Any, ...]:
     """What a config holds, private fields too, as something that can be a key."""
-    found, rest = [], [config]
+    found: list[Any] = []
+    rest = [config]
     while rest:
         value = rest.pop()
         if dataclasses.is_dataclass(value):

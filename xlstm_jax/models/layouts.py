@@ -18,9 +18,8 @@ from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.stack import run_name, span_of, spans
 
 __all__ = [
-    "as_once",
     "block_shapes",
-    "from_once",
+    "older_name",
     "param_shapes",
     "run_name",
     "span_of",
@@ -74,7 +73,7 @@ def param_shapes(config: Any) -> dict[str, Any]:
     kinds = config.block_kinds
     token, x = jnp.zeros((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1, config.embedding_dim), config._dtype)
     # Around the blocks a stack of one is like any other; it has the first kind that the config has.
-    places = {field.name: [] for field in dataclasses.fields(config) if field.name.endswith("_at")}
+    places: dict[str, Any] = {field.name: [] for field in dataclasses.fields(config) if field.name.endswith("_at")}
     model = build_model(dataclasses.replace(config, num_blocks=1, scan_blocks=False, **places))
     tree = _unboxed(jax.eval_shape(model.init, jax.random.key(0), token))
     blocks = {model.config.block_kinds[0]: tree[model.stack_name].pop("blocks_0")}
@@ -101,50 +100,9 @@ def _unboxed(variables: Any) -> dict[str, Any]:
     return variables.get("params", {})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints from before stacks had runs: a scanned stack was one `blocks`, whose arrays had a leading axis in any case
-# ---------------------------------------------------------------------------------------------------------------------
+def older_name(path: str) -> str:
+    """The path that a parameter of a scanned stack (`"a/blocks_0_23/b"`) had before stacks had runs: `"a/blocks/b"`.
 
-OLD_NAME = "blocks"
-
-
-def as_once(tree: Any) -> Any:
-    """The tree of a scanned stack of one kind with the names and shapes that it once had; leaves may be shapes alone.
-
-    Raises:
-        ValueError: for a stack of several runs, which there was not.
+    Such a stack was of one kind, and its arrays had a leading axis in any case, also over a single block.
     """
-    return _renamed(tree, _with_axis)
-
-
-def from_once(tree: Any, like: Any) -> Any:
-    """The inverse of `as_once`, for a tree with the structure of `like`."""
-    flat = jax.tree.leaves(tree)
-    leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(structure, [leaf.reshape(new.shape) for leaf, new in zip(flat, leaves, strict=True)])
-
-
-def _with_axis(leaf: Any) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
-    return leaf[None]
-
-
-def _renamed(tree: Any, with_axis: Any) -> Any:
-    if not isinstance(tree, Mapping):
-        # Parameters stand inside the optimizer's own tuples, too.
-        if isinstance(tree, tuple):
-            parts = [_renamed(part, with_axis) for part in tree]
-            return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-        return tree
-    runs = [name for name in tree if span_of(name) is not None]
-    if len(runs) > 1:
-        raise ValueError(f"a stack of the runs {', '.join(runs)} never had another name")
-    renamed = {}
-    for name, value in tree.items():
-        span = span_of(name)
-        if span is None:
-            renamed[name] = _renamed(value, with_axis)
-        else:
-            renamed[OLD_NAME] = value if len(span) > 1 else jax.tree.map(with_axis, value)
-    return renamed
+    return "/".join("blocks" if span_of(name) else name for name in path.split("/"))

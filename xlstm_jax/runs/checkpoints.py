@@ -18,17 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from xlstm_jax.runs.errors import (
-    CheckpointError,
-    DamagedCheckpointError,
-    DiskFullError,
-    NoCheckpointError,
-)
-from xlstm_jax.runs.files import sync_folder
-from xlstm_jax.runs.in_use import held_for_reading, held_for_removal
+from xlstm_jax.files import DiskFullError, check_space, free_in_words, held_folder, is_disk_full, sync_folder
+from xlstm_jax.runs.errors import CheckpointError, DamagedCheckpointError, NoCheckpointError
 from xlstm_jax.runs.manifest import MANIFEST_NAME, STATE_FOLDER, Manifest, checked_extra, read_manifest, write_manifest
-from xlstm_jax.runs.space import bytes_needed, check_space, is_disk_full
-from xlstm_jax.runs.storage import AsyncWriter, read_part
+from xlstm_jax.runs.storage import AsyncWriter, bytes_needed, read_part
 from xlstm_jax.runs.tree import (
     Layout,
     Names,
@@ -62,6 +55,9 @@ class Checkpoints:
         keep: how many checkpoints stay; an older one goes when a newer one is complete and nobody reads the old one.
         read_only: never change anything in the folder.
         say: gets one sentence whenever a damaged checkpoint is passed over.
+        older_name: for checkpoints from before arrays were renamed: today's name of an array in its part, as
+            `"0/mu/blocks_0_23/norm/scale"`, to the one that it had. An older array may also have a leading axis of one
+            that today's has not.
     """
 
     def __init__(
@@ -71,6 +67,7 @@ class Checkpoints:
         keep: int = 3,
         read_only: bool = False,
         say: Callable[[str], None] | None = None,
+        older_name: Callable[[str], str] = str,
     ):
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise ValueError(f"keep is {keep!r}, but must be a whole number >= 1")
@@ -78,6 +75,7 @@ class Checkpoints:
         self.keep = keep
         self.read_only = read_only
         self._say = say or (lambda sentence: None)
+        self._older_name = older_name
         self._writer = AsyncWriter()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -126,10 +124,10 @@ class Checkpoints:
                 if step >= 0
                 else f"nothing was saved: the step is {step}, but must be >= 0"
             )
+        self.check_space(state)
         unfinished = self.folder / f"{step:08d}.unfinished"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.check_space(state)
             unfinished.mkdir()
             self._writer.start(unfinished / STATE_FOLDER, leaves)
         except BaseException as error:
@@ -190,7 +188,7 @@ class Checkpoints:
 
     def _rotate(self) -> None:
         for step in self.steps()[: -self.keep]:
-            with held_for_removal(self.path(step)) as free:
+            with held_folder(self.path(step), alone=True) as free:
                 if not free:
                     continue  # somebody reads it; the next rotation takes it along
                 # The name goes first: a reader must find a whole checkpoint or none.
@@ -211,8 +209,8 @@ class Checkpoints:
             return error
         if is_disk_full(error):
             return DiskFullError(
-                f"the checkpoint of step {step} was not saved: the disk of {self.folder} is full (earlier checkpoints "
-                f"are untouched)"
+                f"the checkpoint of step {step} was not saved: the disk of {self.folder} is full "
+                f"({free_in_words(self.folder)}; earlier checkpoints are untouched)"
             )
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return CheckpointError(f"the checkpoint of step {step} was not saved in {self.folder}: {reason}")
@@ -247,7 +245,8 @@ class Checkpoints:
         Raises:
             DiskFullError: with the space that is needed and the space that is free.
         """
-        check_space(self.folder, bytes_needed(state), count)
+        what = "a checkpoint needs" if count == 1 else f"{count} checkpoints need"
+        check_space(self.folder, bytes_needed(state) * max(count, 0), what)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -294,8 +293,8 @@ class Checkpoints:
         step, _, extra = self._read({}, [], step)
         return step, extra
 
-    def parts(self, step: int | None = None) -> set[str]:
-        """The names of the parts that the newest complete checkpoint (or that of `step`) has; no file is verified.
+    def manifest(self, step: int | None = None) -> Manifest:
+        """What the newest complete checkpoint (or that of `step`) consists of; no file of it is verified.
 
         Raises:
             NoCheckpointError: if there is none.
@@ -304,7 +303,7 @@ class Checkpoints:
         step = self.latest_step() if step is None else step
         if step is None or step not in self.steps():
             raise NoCheckpointError(f"{self.folder} has no complete checkpoint{'' if step is None else f' {step}'}")
-        return set(read_manifest(self.path(step)).arrays)
+        return read_manifest(self.path(step))
 
     def verified(self, step: int | None = None) -> tuple[int, Path]:
         """(step, folder) of the newest good checkpoint, all its files verified."""
@@ -329,10 +328,9 @@ class Checkpoints:
                     problems += [f"{part!r} is not wanted" for part in manifest.arrays if part not in targets]
                 refuse(folder, problems)
                 try:
-                    state = {
-                        p: read_part(folder / STATE_FOLDER, p, manifest.arrays[p], target, any_float=any_float)
-                        for p, target in targets.items()
-                    }
+                    stored = folder / STATE_FOLDER
+                    how: dict[str, Any] = {"any_float": any_float, "older_name": self._older_name}
+                    state = {p: read_part(stored, p, manifest.arrays[p], t, **how) for p, t in targets.items()}
                 except CheckpointError:
                     raise
                 except Exception as error:
@@ -367,7 +365,7 @@ class Checkpoints:
             raise NoCheckpointError(f"{self.folder} has no complete checkpoint")
         for candidate in reversed(steps) if step is None else [step]:
             folder = self.path(candidate)
-            if not held.enter_context(held_for_reading(folder)):
+            if not held.enter_context(held_folder(folder, alone=False)):
                 raise _RotatedAwayError
             try:
                 manifest = read_manifest(folder)

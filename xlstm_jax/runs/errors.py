@@ -19,10 +19,6 @@ class RunExistsError(RunError, FileExistsError):
     """A folder that should be made is there already, and holds something else."""
 
 
-class RunLockedError(RunError, BlockingIOError):
-    """Another process writes to this run."""
-
-
 class ConfigChangedError(RunError, ValueError):
     """A run is to be continued under a config that differs where it may not."""
 
@@ -41,7 +37,3 @@ class DamagedCheckpointError(CheckpointError, ValueError):
 
 class StateMismatchError(CheckpointError, ValueError):
     """A checkpoint holds other arrays than the ones asked for."""
-
-
-class DiskFullError(CheckpointError, OSError):
-    """There is not enough space for a checkpoint."""

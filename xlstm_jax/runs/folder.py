@@ -1,34 +1,40 @@
 """`runs/NAME/`: everything that belongs to one training run, and nothing else.
 
-config.json        the resolved config
-environment.json   versions, cores and devices of the last process that trained
-tokenizer/         a copy of the store's tokenizer
-huggingface/       what came along with weights that were trained elsewhere
-metrics.jsonl      one JSON object a line
-checkpoints/       see `xlstm_jax.runs.checkpoints`
-loss.png           the loss curve
-lock               held by the one process that writes
+config.json          the resolved config
+environment.json     versions, cores and devices of the last process that trained
+tokenizer/           a copy of the store's tokenizer
+tokenizer_info.json  special tokens, where the model expects others than its tokenizer's EOD
+huggingface/         what came along with weights that were trained elsewhere
+metrics.jsonl        one JSON object a line
+checkpoints/         see `xlstm_jax.runs.checkpoints`
+loss.png             the loss curve
+lock                 held by the one process that writes
 """
 
 from __future__ import annotations
 
 import filecmp
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from xlstm_jax.config import ConfigError, dumps, from_json, to_json
+from xlstm_jax.files import Lock, appearing_folder, copy_folder, write_atomic, write_json
 from xlstm_jax.machine.environment import environment_changes, present_environment
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.difference import refuse_another_config
-from xlstm_jax.runs.errors import DamagedRunError, RunExistsError, RunNotFoundError
-from xlstm_jax.runs.files import copy_folder, write_atomic
-from xlstm_jax.runs.lock import RunLock
+from xlstm_jax.runs.errors import (
+    DamagedCheckpointError,
+    DamagedRunError,
+    NoCheckpointError,
+    RunExistsError,
+    RunNotFoundError,
+)
 from xlstm_jax.runs.manifest import replace_extra
 from xlstm_jax.runs.metrics import MetricsLog
+from xlstm_jax.runs.tokenizer_info import TokenizerInfo
 
 if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
     from jaxtyping import PyTree
@@ -37,6 +43,9 @@ T = TypeVar("T")
 
 SAVED_CONFIG = "config"
 """Where the extra values of a checkpoint have the config that it was saved with."""
+
+CONVERTED = "converted"
+"""Where they say whether its weights were trained elsewhere."""
 
 
 class RunFolder:
@@ -47,6 +56,7 @@ class RunFolder:
         self.config_path = self.path / "config.json"
         self.environment_path = self.path / "environment.json"
         self.tokenizer_dir = self.path / "tokenizer"
+        self.tokenizer_info_path = self.path / "tokenizer_info.json"
         self.huggingface_dir = self.path / "huggingface"
         self.metrics_path = self.path / "metrics.jsonl"
         self.checkpoint_dir = self.path / "checkpoints"
@@ -108,9 +118,9 @@ class RunFolder:
         hint = f" (runs in {place}: {', '.join(runs[:8])}{', ...' if len(runs) > 8 else ''})" if runs else ""
         raise RunNotFoundError(problem + hint)
 
-    def lock(self) -> RunLock:
+    def lock(self) -> Lock:
         """The lock of the one writer, to be used as `with run.lock(): ...`."""
-        return RunLock(self.lock_path)
+        return Lock(self.lock_path)
 
     # -- config -------------------------------------------------------------------------------------------------------
 
@@ -126,7 +136,9 @@ class RunFolder:
             RunNotFoundError: if there is no such run.
             DamagedRunError: if the file is not a JSON object.
         """
-        return _read_object(type(self).open(self.path).config_path)
+        if not self.exists:
+            type(self).open(self.path)  # says what is there instead
+        return _read_object(self.config_path)
 
     def read_config(self, target: type[T]) -> T:
         """The config as an object of the dataclass `target`, equal to the one written.
@@ -141,25 +153,33 @@ class RunFolder:
         except ConfigError as error:
             raise DamagedRunError(f"{self.config_path} cannot be used: {error}") from error
 
-    def check_config(self, step: int, extra: Mapping[str, Any], may_change: Iterable[str] = ()) -> None:
+    def check_config(
+        self,
+        step: int,
+        extra: Mapping[str, Any],
+        may_change: Iterable[str] = (),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         """Compare the config with the one that a checkpoint was saved with, if it was saved with one.
 
         Args:
             step, extra: as read from the checkpoint.
             may_change: as in `difference`.
+            config: as `read_config_json` gave it; read again if None.
 
         Raises:
             DamagedRunError: if they differ, naming the keys and the values.
         """
         if isinstance(saved := extra.get(SAVED_CONFIG), Mapping):
-            refuse_another_config(self.config_path, self.read_config_json(), step, saved, may_change)
+            present = self.read_config_json() if config is None else config
+            refuse_another_config(self.config_path, present, step, saved, may_change)
 
     # -- environment --------------------------------------------------------------------------------------------------
 
     def write_environment(self, environment: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Record the environment (the present one if None)."""
         record = dict(present_environment() if environment is None else environment)
-        write_atomic(self.environment_path, json.dumps(record, indent=2) + "\n")
+        write_json(self.environment_path, record, indent=2)
         return record
 
     def environment_changes(self, present: Mapping[str, Any] | None = None) -> list[str]:
@@ -190,6 +210,26 @@ class RunFolder:
         elif not _same_folder(source, self.tokenizer_dir):
             raise RunExistsError(f"{self.path} was trained with another tokenizer than that of {source}")
 
+    def write_tokenizer_info(self, info: TokenizerInfo) -> None:
+        """Record the special tokens that the model expects."""
+        write_json(self.tokenizer_info_path, to_json(info), indent=2)
+
+    def read_tokenizer_info(self) -> TokenizerInfo:
+        """The special tokens that the model expects; none if nothing was recorded.
+
+        Raises:
+            DamagedRunError: if the record cannot be used.
+        """
+        path, before = self.tokenizer_info_path, self.huggingface_dir / "format.json"
+        try:
+            if path.is_file():
+                return from_json(TokenizerInfo, _read_object(path), "tokenizer_info")
+            # Where converted runs had it before.
+            data = _read_object(before) if before.is_file() else {}
+            return from_json(TokenizerInfo, {"bos_id": data.get("opening_id")}, "tokenizer_info")
+        except ConfigError as error:
+            raise DamagedRunError(f"{path if path.is_file() else before} cannot be used: {error}") from error
+
     # -- what grows ---------------------------------------------------------------------------------------------------
 
     def metrics(self) -> MetricsLog:
@@ -199,7 +239,20 @@ class RunFolder:
         self, *, keep: int = 3, read_only: bool = False, say: Callable[[str], None] | None = None
     ) -> Checkpoints:
         """The checkpoints; who does not hold the lock must say `read_only=True`."""
-        return Checkpoints(self.checkpoint_dir, keep=keep, read_only=read_only, say=say)
+        return Checkpoints(self.checkpoint_dir, keep=keep, read_only=read_only, say=say, older_name=_older_name)
+
+    @property
+    def converted(self) -> bool:
+        """Whether the run holds weights that were trained elsewhere, so that it is forked, not trained.
+
+        One that cannot be read is none; whoever reads it says so.
+        """
+        try:
+            manifest = self.checkpoints(read_only=True).manifest()
+        except (NoCheckpointError, DamagedCheckpointError):
+            return False
+        # Before it was recorded, such runs were those of parameters alone.
+        return bool(manifest.extra.get(CONVERTED, set(manifest.arrays) == {"params"}))
 
     def read_params(
         self,
@@ -220,14 +273,28 @@ class RunFolder:
         Raises:
             NoCheckpointError, DamagedCheckpointError, StateMismatchError: as `Checkpoints.restore`.
         """
-        type(self).open(self.path)
+        if not self.exists:
+            type(self).open(self.path)
         return self.checkpoints(read_only=True, say=say).restore_part("params", target, step, any_float=any_float)
 
-    def fork(self, path: str | Path, config: Any, step: int | None = None) -> RunFolder:
+    def fork(
+        self,
+        path: str | Path,
+        config: Any,
+        step: int | None = None,
+        *,
+        state: Mapping[str, PyTree] | None = None,
+    ) -> RunFolder:
         """A new run that starts from this one's newest good checkpoint (or that of `step`), with another config.
 
         Tokenizer, environment and the metrics up to the checkpoint come along; the checkpoint counts as saved with the
         new config. The new folder appears complete or not at all; this run is only read.
+
+        Args:
+            path: of the new folder.
+            config: the new run's.
+            step: of the checkpoint; the newest good one if None.
+            state: what the new run starts from at step 0 instead, with no metrics and in the present environment.
 
         Raises:
             RunExistsError: if there is something at `path`.
@@ -237,22 +304,31 @@ class RunFolder:
         new = RunFolder(path)
         if new.path.exists():
             raise RunExistsError(f"{new.path} exists already; choose another name for the copy")
-        new.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = RunFolder(new.path.with_name(f".{new.path.name}.{os.getpid()}.tmp"))
-        draft.path.mkdir()
-        try:
-            found = self._copy_checkpoint(draft, step)
-            replace_extra(draft.checkpoints().path(found), with_config(config))
-            for source in (self.tokenizer_dir, self.huggingface_dir, self.environment_path, self.metrics_path):
+        with appearing_folder(new.path) as folder:
+            draft = RunFolder(folder)
+            along = []
+            if state is None:
+                found = self._copy_checkpoint(draft, step)
+                replace_extra(draft.checkpoints().path(found), with_config(config))
+                along = [self.environment_path, self.metrics_path]
+            else:
+                found = 0
+                draft.write_environment()
+                with draft.checkpoints() as checkpoints:
+                    checkpoints.save(found, state, with_config(config, tokens_seen=0))
+            self.copy_text_side(draft)
+            for source in along:
                 if source.exists():
-                    (shutil.copytree if source.is_dir() else shutil.copyfile)(source, draft.path / source.name)
+                    shutil.copyfile(source, draft.path / source.name)
             draft.metrics().cut_after(found)
             draft.write_config(config)
-            os.rename(draft.path, new.path)
-        except BaseException:
-            shutil.rmtree(draft.path, ignore_errors=True)
-            raise
         return new
+
+    def copy_text_side(self, target: RunFolder) -> None:
+        """Give a new run this one's tokenizer, and what came along with weights that were trained elsewhere."""
+        for source in (self.tokenizer_dir, self.tokenizer_info_path, self.huggingface_dir):
+            if source.exists():
+                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target.path / source.name)
 
     def _copy_checkpoint(self, target: RunFolder, step: int | None) -> int:
         source = self.checkpoints(read_only=True)
@@ -274,6 +350,12 @@ class RunFolder:
 def with_config(config: Any, **values: Any) -> dict[str, Any]:
     """The extra values of a checkpoint that is saved under a config, for `RunFolder.check_config` to find."""
     return {**values, SAVED_CONFIG: to_json(config)}
+
+
+def _older_name(path: str) -> str:
+    from xlstm_jax.models.layouts import older_name  # brings JAX in
+
+    return older_name(path)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

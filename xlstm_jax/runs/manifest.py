@@ -9,14 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from xlstm_jax.files import sha256_of, write_atomic
 from xlstm_jax.runs.errors import CheckpointError, DamagedCheckpointError
-from xlstm_jax.runs.files import write_atomic
 from xlstm_jax.runs.tree import Layout, Names
 
 MANIFEST_NAME = "manifest.json"
@@ -70,7 +69,7 @@ class Manifest:
                 found = file.stat().st_size
                 if found != size:
                     raise DamagedCheckpointError(f"{file} has {found} bytes instead of {size}")
-                if _sum(file) != digest:
+                if sha256_of(file) != digest:
                     raise DamagedCheckpointError(f"{file} is not what was written (its SHA-256 sum differs)")
             except OSError as error:
                 if error.errno in _MISSING:
@@ -84,7 +83,7 @@ def write_manifest(folder: Path, step: int, arrays: dict[str, dict[Names, Layout
     """Sum up what lies in `folder`, see that it reaches the disk, and write the manifest."""
     files = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        files[file.relative_to(folder).as_posix()] = (file.stat().st_size, _sum(file, sync=True))
+        files[file.relative_to(folder).as_posix()] = (file.stat().st_size, sha256_of(file, sync=True))
     manifest = Manifest(step, files, arrays, extra)
     write_atomic(folder / MANIFEST_NAME, manifest.to_bytes())
     return manifest
@@ -160,11 +159,3 @@ def _sum_of(content: dict[str, Any]) -> str:
 
 def _sealed(content: dict[str, Any]) -> bytes:
     return _canonical({**content, "sha256": _sum_of(content)})
-
-
-def _sum(path: Path, sync: bool = False) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if sync:
-            os.fsync(file.fileno())
-    return digest

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from xlstm_jax.files import write_atomic, write_error
 from xlstm_jax.runs.errors import DamagedRunError
-from xlstm_jax.runs.files import write_atomic
 
 
 class MetricsLog:
@@ -29,6 +29,7 @@ class MetricsLog:
 
         Raises:
             TypeError: for a value that JSON cannot hold, naming its key.
+            WriteError: if it cannot be written; a `DiskFullError` for want of room.
         """
         line = json.dumps({str(k): _plain(v, str(k)) for k, v in record.items()}, allow_nan=False) + "\n"
         if self._handle is None:
@@ -39,8 +40,7 @@ class MetricsLog:
             while data:
                 data = data[os.write(self._handle, data) :]
         except OSError as error:
-            error.filename = str(self.path)  # a failed `write` does not say of what
-            raise
+            raise write_error(self.path, error) from error
 
     def read(self) -> list[dict[str, Any]]:
         """All complete records, oldest first; an empty list if there is no file yet.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,10 @@ from xlstm_jax.runs.tree import (
     Names,
     as_saved,
     check_fit,
-    flat,
     layout,
     like_target,
     named_leaves,
-    nested,
+    places,
     refuse,
     shown,
 )
@@ -30,6 +30,16 @@ if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
 
 _FILE_BYTES, _MOST_FILES = 4_000_000, 256
 """What is to be written is gathered in memory until it fills a file; Orbax's own files are of 2 GB."""
+
+
+def bytes_needed(state: Mapping[str, Any]) -> int:
+    """Disk space for one checkpoint of a state (arrays, or their `ShapeDtypeStruct`s), at most."""
+    import jax
+
+    leaves = jax.tree.leaves(dict(state))
+    arrays = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves)
+    # Beside the numbers: chunk indices and one line of metadata an array, a few files a part.
+    return arrays + arrays // 50 + 4096 * len(leaves) + 65536 * len(state)
 
 
 class AsyncWriter:
@@ -44,6 +54,8 @@ class AsyncWriter:
         When this returns, the arrays may be changed or given away (donated). Arrays without elements are left out:
         Orbax does not store them, and their layout says everything.
         """
+        from flax.traverse_util import unflatten_dict
+
         ocp = _orbax()
         if self._checkpointer is None:
             self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
@@ -51,7 +63,7 @@ class AsyncWriter:
         size = sum(leaf.nbytes for leaves in parts.values() for leaf in leaves.values())
         target = max(_FILE_BYTES, size // _MOST_FILES)
         items = {
-            part: ocp.args.PyTreeSave(nested(leaves), ocdbt_target_data_file_size=target)
+            part: ocp.args.PyTreeSave(unflatten_dict(leaves), ocdbt_target_data_file_size=target)
             for part, leaves in parts.items()
             if leaves
         }
@@ -71,7 +83,13 @@ class AsyncWriter:
 
 
 def read_part(
-    folder: Path, part: str, saved: Mapping[Names, Layout], target: PyTree | None, *, any_float: bool = False
+    folder: Path,
+    part: str,
+    saved: Mapping[Names, Layout],
+    target: PyTree | None,
+    *,
+    any_float: bool = False,
+    older_name: Callable[[str], str] = str,
 ) -> Any:
     """One part of a state, out of the folder that `AsyncWriter` filled.
 
@@ -82,6 +100,7 @@ def read_part(
         target: abstract or concrete arrays in the structure to return; None for nested dicts. A sharding given there
             says where an array goes; the others go to the default device, uncommitted.
         any_float: where `target` has a floating-point number, one of another width will do, and comes as it is.
+        older_name: see `Checkpoints`.
 
     Raises:
         StateMismatchError: if `target` has other names, shapes or dtypes.
@@ -89,10 +108,24 @@ def read_part(
     if target is None:
         return as_saved(_read_arrays(folder, part, saved, {}))
     wanted = named_leaves(part, target)
+    place = places(saved, wanted, older_name)
+    found = {names: saved[old] for names, old in place.items()}
+    flat = {names for names, old in place.items() if old != names and found[names].shape == (1, *wanted[names].shape)}
+    found |= {names: Layout(found[names].shape[1:], found[names].dtype) for names in flat}
     if any_float:
-        wanted = {names: _as_wide_as(leaf, saved.get(names)) for names, leaf in wanted.items()}
-    check_fit(folder, part, saved, wanted)
-    return like_target(target, _read_arrays(folder, part, saved, {n: _sharding(leaf) for n, leaf in wanted.items()}))
+        wanted = {names: _as_wide_as(leaf, found.get(names)) for names, leaf in wanted.items()}
+    check_fit(folder, part, found | {n: a for n, a in saved.items() if n not in place.values()}, wanted)
+    shardings = {names: _sharding(leaf) for names, leaf in wanted.items()}
+    arrays = _read_arrays(folder, part, saved, {place[n]: shardings[n] for n in wanted if n not in flat})
+    leaves = {names: arrays.pop(old) for names, old in place.items()}
+    leaves |= {names: _placed(leaves[names][0], shardings[names]) for names in flat}
+    return like_target(target, leaves)
+
+
+def _placed(value: Any, sharding: Any) -> Any:
+    import jax
+
+    return value if sharding is None else jax.device_put(value, sharding)
 
 
 def _as_wide_as(leaf: Any, saved: Layout | None) -> Any:
@@ -118,6 +151,7 @@ def _read_arrays(
     ocp = _orbax()
     import jax
     import jax.numpy as jnp
+    from flax.traverse_util import flatten_dict, unflatten_dict
 
     items, arguments = {}, {}
     for names, array in saved.items():
@@ -134,20 +168,14 @@ def _read_arrays(
     found: dict[Names, Any] = {}
     if items:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            found = dict(
-                flat(
-                    checkpointer.restore(
-                        (folder / part).absolute(),
-                        args=ocp.args.PyTreeRestore(item=nested(items), restore_args=nested(arguments)),
-                    )
-                )
-            )
+            wanted = ocp.args.PyTreeRestore(item=unflatten_dict(items), restore_args=unflatten_dict(arguments))
+            found = flatten_dict(checkpointer.restore((folder / part).absolute(), args=wanted))
     arrays = {}
-    for names, wanted in saved.items():
+    for names, array in saved.items():
         # Taken out, so that what was read does not lie beside its copy on the device.
-        value = found.pop(names) if wanted.size else jnp.zeros(wanted.shape, jnp.dtype(wanted.dtype))
-        if layout(value) != wanted:
-            refuse(folder, [f"{shown(part, names)} was read as {layout(value)} instead of {wanted}"])
+        value = found.pop(names) if array.size else jnp.zeros(array.shape, jnp.dtype(array.dtype))
+        if layout(value) != array:
+            refuse(folder, [f"{shown(part, names)} was read as {layout(value)} instead of {array}"])
         arrays[names] = _on_device(value) if shardings.get(names) is None else value
     return arrays
 

@@ -7,7 +7,7 @@ it can be read without the classes that made it, and an array that does not fit 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,7 +67,7 @@ def named_leaves(part: str, tree: PyTree) -> dict[Names, Any]:
     leaves: dict[Names, Any] = {}
     seen: set[str] = set()
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        names = tuple(_key(k) for k in path) or (_SINGLE,)
+        names = _names(path)
         _check_leaf(leaf, shown(part, names))
         flat = ".".join(names)  # Orbax joins the keys with dots
         if flat in seen:
@@ -81,39 +81,35 @@ def layout(leaf: Any) -> Layout:
     return Layout(tuple(leaf.shape), np.dtype(leaf.dtype).name)
 
 
-def nested(leaves: Mapping[Names, Any]) -> dict[str, Any]:
-    """Nested dicts with the given leaves."""
-    tree: dict[str, Any] = {}
-    for names, leaf in leaves.items():
-        inner = tree
-        for name in names[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[names[-1]] = leaf
-    return tree
-
-
-def flat(tree: Mapping[str, Any], prefix: Names = ()) -> Iterator[tuple[Names, Any]]:
-    """The inverse of `nested`."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, (*prefix, name))
-        else:
-            yield (*prefix, name), value
-
-
 def like_target(target: PyTree, leaves: Mapping[Names, Any]) -> PyTree:
     """The given arrays in the structure of `target`, whose names they have."""
     import jax
 
     paths, structure = jax.tree_util.tree_flatten_with_path(target)
-    return jax.tree_util.tree_unflatten(
-        structure, [leaves[tuple(_key(k) for k in path) or (_SINGLE,)] for path, _ in paths]
-    )
+    return jax.tree_util.tree_unflatten(structure, [leaves[_names(path)] for path, _ in paths])
 
 
 def as_saved(leaves: Mapping[Names, Any]) -> Any:
     """Nested dicts for a part that is read without a target (a single array as itself)."""
-    return leaves[(_SINGLE,)] if set(leaves) == {(_SINGLE,)} else nested(leaves)
+    from flax.traverse_util import unflatten_dict
+
+    return leaves[(_SINGLE,)] if set(leaves) == {(_SINGLE,)} else unflatten_dict(leaves)
+
+
+def places(
+    saved: Mapping[Names, Layout], wanted: Mapping[Names, Any], older_name: Callable[[str], str]
+) -> dict[Names, Names]:
+    """Where an array that is wanted stands in a checkpoint: under its name, or under the one that it once had there.
+
+    Those that stand nowhere are left out.
+    """
+    found = {names: names for names in wanted if names in saved}
+    free = set(saved) - set(found)
+    for names in wanted:
+        if names not in found and (old := tuple(older_name("/".join(names)).split("/"))) in free:
+            found[names] = old
+            free.remove(old)
+    return found
 
 
 def check_fit(where: object, part: str, saved: Mapping[Names, Layout], wanted: Mapping[Names, Any]) -> None:
@@ -144,11 +140,10 @@ def shown(part: str, names: Names) -> str:
     return "/".join([part, *(() if names == (_SINGLE,) else names)])
 
 
-def _key(key: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
+def _names(path: tuple[Any, ...]) -> Names:
+    import jax
+
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path) or (_SINGLE,)
 
 
 def _check_leaf(leaf: Any, name: str) -> None:

@@ -8,23 +8,20 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from xlstm_jax.config import (
     AtLeast,
-    Below,
     Config,
     ConfigError,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
-    Share,
     to_json,
 )
 from xlstm_jax.data.prepare import PrepareConfig
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
+from xlstm_jax.training.optimizers import AnyOptimizerConfig, OptimizerConfig
 
 VOCAB_MULTIPLE = 64
 """A vocabulary size taken from a tokenizer is rounded up to this: matrix products like even widths."""
@@ -99,33 +96,6 @@ _ALWAYS_IN_NAME = {
 
 
 @dataclass
-class OptimizerConfig(Config):
-    """AdamW with decoupled weight decay (scaled by the learning rate), clipping by the global norm and a schedule."""
-
-    name: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = 1e-3
-    """Learning rate at its peak."""
-    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
-    """How the rate falls from its peak after the warm-up to `end_lr_factor` of it before the cool-down."""
-    warmup_steps: NonNegativeInt = 100
-    end_lr_factor: Share = 0.1
-    cooldown_steps: NonNegativeInt = 0
-    """Steps at the end over which the rate falls on towards 0, in equal parts."""
-    betas: tuple[Annotated[float, AtLeast(0), Below(1)], Annotated[float, AtLeast(0), Below(1)]] = (0.9, 0.95)
-    eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.1
-    decay_mask: Literal["kernels", "all"] = "kernels"
-    """What decays: `kernels` as in the published runs (no embedding, norm or bias), or every parameter."""
-    grad_clip_norm: PositiveFloat | None = 1.0
-    """Gradients of a larger global norm are scaled down to it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.schedule == "exponential" and self.end_lr_factor == 0:
-            raise ConfigError("OptimizerConfig.end_lr_factor is 0, but must be > 0 for the schedule 'exponential'")
-
-
-@dataclass
 class TrainingConfig(Config):
     """How long and in what portions a model is trained, and what is written down on the way."""
 
@@ -164,7 +134,7 @@ class Experiment(Config):
 
     model: LanguageModelConfig = field(default_factory=xLSTMLMModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: AnyOptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

@@ -1,213 +1,309 @@
-"""The training loop: steps, metrics, looks at the held-out text, checkpoints, and an orderly end."""
+"""The training loop: steps, evaluations, checkpoints, and an orderly end."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from rich.console import Console
 
-from xlstm_jax.data.store import Loader, Prefetcher
+from xlstm_jax.data.store import Batch, Loader, Prefetcher
 from xlstm_jax.machine.peak import matmul_peak
 from xlstm_jax.machine.signals import StopRequest
-from xlstm_jax.report.plot import plot_loss
+from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.folder import RunFolder, with_config
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.config import Experiment
-from xlstm_jax.training.display import Display, make_display
 from xlstm_jax.training.errors import NotFiniteError
-from xlstm_jax.training.optimizer import learning_rate
-from xlstm_jax.training.setup import Setup, prepare_run
-from xlstm_jax.training.step import StepMetrics, make_train_step
+from xlstm_jax.training.events import Ended, Event, Listener, Listeners, Saved, Scored, Started, Stepped
+from xlstm_jax.training.listeners import run_listeners
+from xlstm_jax.training.open_run import OpenRun, open_run
+from xlstm_jax.training.step import StepMetrics, TrainState, TrainStep, make_train_step
+
+IN_WORDS = {
+    "grad_norm": "gradient norm",
+    "param_norm": "norm of the parameters",
+    "validation_loss": "loss on held-out text",
+}
+"""Names in a record, for sentences."""
 
 
 @dataclass
 class Outcome:
     """How a call of `train` ended."""
 
-    setup: Setup
-    """The run with its state after the last step."""
+    opened: OpenRun
+    """The run, with its state after the last step."""
     exit_code: int
     """0 if all steps are made, 130 or 143 if a signal stopped training."""
     trained: bool
     """Whether there were any steps left to make."""
 
 
-def train(path: str | Path, experiment: Experiment, display: Display | None = None) -> Outcome:
+def train(
+    path: str | Path, experiment: Experiment, listeners: Sequence[Listener] = (), *, console: Console | None = None
+) -> Outcome:
     """Train the run at `path` to the experiment's last step, from its newest good checkpoint or from the start.
 
     Args:
         path: the run's folder; made if it is not there.
-        experiment: what to train; of an existing run's it may differ in `setup.MAY_CHANGE` only.
-        display: what a person sees; chosen by the kind of standard output if None.
+        experiment: what to train; of an existing run's it may differ in `open_run.MAY_CHANGE` only.
+        listeners: hear of what happens, beside those that every run has (see `training.listeners`).
+        console: where a person reads; standard output if None, nowhere with `Console(quiet=True)`.
 
     Raises:
         NotFiniteError: if loss or gradient are not finite; the checkpoints from before remain.
         RunError, DataError, ConfigError: for everything that is wrong with the folder, the store or the experiment.
     """
     run = RunFolder(path).create()
-    display = display or make_display(str(run), experiment.training.log_every)
+    console = console or Console(highlight=False)
+    told = Listeners(run_listeners(str(run), experiment.training.log_every, console), listeners)
     with run.lock():
-        setup = prepare_run(run, experiment, display.say)
-        if setup.step >= setup.experiment.training.steps:
-            return Outcome(setup, 0, trained=False)
-        with setup.checkpoints, contextlib.closing(display):
-            return Outcome(setup, _Loop(setup, display).run(), trained=True)
+        try:
+            outcome = _train(open_run(run, experiment, told.say), told)
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # the error that led here is the one to tell
+                told.emit(Ended(None, error))
+            raise
+        told.emit(Ended(outcome))
+    return outcome
 
 
-class _Loop:
-    """The loop's few variables. Metrics are fetched one step late, so that the device need not wait for the host."""
-
-    def __init__(self, setup: Setup, display: Display) -> None:
-        experiment = setup.experiment
-        self.setup, self.display, self.training = setup, display, experiment.training
-        self.seq_len = experiment.seq_len
-        self.loader = Loader(
-            setup.store.train,
-            seq_len=self.seq_len,
-            batch_size=self.training.batch_size,
-            seed=self.training.seed,
-            mask_crossing=experiment.data.mask_crossing,
+def _train(opened: OpenRun, told: Listeners) -> Outcome:
+    experiment, training = opened.experiment, opened.experiment.training
+    if opened.step >= training.steps:
+        return Outcome(opened, 0, trained=False)
+    loader = Loader(
+        opened.store.train,
+        seq_len=experiment.seq_len,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        mask_crossing=experiment.data.mask_crossing,
+    )
+    held_out = HeldOut(
+        opened.scorer,
+        opened.store.split("validation"),
+        batch_size=training.batch_size,
+        seq_len=experiment.seq_len,
+        max_tokens=training.eval_tokens,
+    )
+    with opened.checkpoints:
+        step_function = _compiled(opened, loader(opened.step), told.say)
+        measures = functools.partial(
+            speed,
+            tokens=training.batch_size * experiment.seq_len,
+            flops_per_token=opened.model.flops_per_token(experiment.seq_len, train=True),
+            peak=matmul_peak(experiment.model.dtype),
         )
-        self.held_out = HeldOut(
-            setup.scorer,
-            setup.store.split("validation"),
-            lanes=self.training.batch_size,
-            seq_len=self.seq_len,
-            max_tokens=self.training.eval_tokens,
-        )
-        self.schedule = learning_rate(experiment.optimizer, self.training.steps)
-        self.metrics = setup.run.metrics()
-        self.pending: tuple[int, StepMetrics] | None = None
-        self.mark = 0.0
+        told.emit(Started(opened.run, experiment, opened.step, opened.run.metrics().read()))
+        batches = Prefetcher(loader, opened.step, end_step=training.steps)
+        with StopRequest() as stop, batches:
+            loop = Loop(
+                step_function,
+                batches,
+                functools.partial(_due, experiment),
+                told.emit,
+                score=(lambda params: held_out(params).to_dict()) if held_out.num_documents else None,
+                stop=lambda: stop.exit_code is not None,
+                measures=measures,
+                checkpoints=opened.checkpoints,
+                beside=lambda tokens_seen: with_config(experiment, tokens_seen=tokens_seen),
+                tokens_seen=opened.tokens_seen,
+            )
+            try:
+                state, step = loop.run(opened.state, opened.step)
+            except NotFiniteError as error:
+                saved = opened.checkpoints.latest_step()
+                kept = "nothing was saved" if saved is None else f"the checkpoint of step {saved} remains"
+                advice = "(a lower optimizer.lr or a smaller optimizer.grad_clip_norm may help)"
+                raise NotFiniteError(f"{error}; {kept} {advice}") from None
+    opened = dataclasses.replace(opened, state=state, step=step, tokens_seen=loop.tokens_seen)
+    return Outcome(opened, stop.exit_code or 0, trained=True)
 
-    def run(self) -> int:
-        """Make the remaining steps; the exit code."""
-        setup, last = self.setup, self.training.steps
-        step_function = self._compiled()
-        self.peak = matmul_peak(setup.experiment.model.dtype)
-        self.display.start(setup.step, last, self.metrics.read())
-        batches = Prefetcher(self.loader, setup.step, end_step=last)
-        with StopRequest() as stop, batches, self.metrics:
-            self.mark = time.perf_counter()
-            for step, rows in batches:
-                before = self.pending
-                setup.state, metrics = step_function(setup.state, rows)
-                setup.step = step + 1
-                self.pending = setup.step, metrics
-                if before is not None:
-                    self._record(*before)
-                looks, saves = self._due(setup.step)
-                if looks or saves or stop.exit_code is not None:
-                    self._settle(looks, save=saves or stop.exit_code is not None)
-                if stop.exit_code is not None:
-                    setup.checkpoints.wait()
-                    self.display.say(f"saved at step {setup.step}; `xlstm train {setup.run}` goes on from there")
-                    return stop.exit_code
-        setup.checkpoints.wait()
-        return 0
 
-    def _compiled(self) -> Any:
-        setup = self.setup
-        step_function = make_train_step(
-            setup.model,
-            setup.optimizer,
-            seed=self.training.seed,
-            accumulate=self.training.accumulate,
-            dropout=setup.experiment.model.dropout > 0,
-        )
-        start = time.perf_counter()
-        compiled = step_function.lower(setup.state, self.loader(setup.step)).compile()  # type: ignore[attr-defined]
-        self.display.say(
-            f"{setup.model.param_count:,} parameters, {self.training.batch_size} x {self.seq_len} tokens a step; "
-            f"compiled in {time.perf_counter() - start:.1f} s"
-        )
-        return compiled
+class Due(NamedTuple):
+    """What is to be done after a step."""
 
-    def _due(self, step: int) -> tuple[bool, bool]:
-        """Whether to look at the held-out text, and whether to save, after so many steps."""
-        look, save = self.training.eval_every, self.training.checkpoint_every
-        end = step == self.training.steps
-        return end or bool(look and step % look == 0), end or bool(save and step % save == 0)
+    score: bool
+    save: bool
 
-    def _settle(self, look: bool, save: bool) -> None:
-        """Record the step that is under way, with a look at the held-out text; then save.
 
-        In this order: a checkpoint that is there has all its records, and none of its losses was not finite.
+@dataclass
+class Loop:
+    """Steps one after another, each reported to `emit` one step late, so that the device need not wait for the host."""
+
+    step_function: TrainStep
+    """Compiled: nothing else may be dispatched between two steps."""
+    batches: Iterable[tuple[int, Batch]]
+    """Pairs of the steps made before and the rows of the next; training is over where they end."""
+    due: Callable[[int], Due]
+    """From the number of steps made so far; after the last step something must be due."""
+    emit: Callable[[Event], None]
+    score: Callable[[Any], Mapping[str, float]] | None = None
+    """Scores parameters, by names that join the step's record."""
+    stop: Callable[[], bool] = lambda: False
+    """Whether to end early, asked after each step and each score; once true it must stay so."""
+    measures: Callable[[float], Mapping[str, float]] = lambda seconds: {}
+    """What a record says of the speed, from the seconds that the step took."""
+    checkpoints: Checkpoints | None = None
+    beside: Callable[[int], Mapping[str, Any]] = lambda tokens_seen: {}
+    """What a checkpoint holds beside the state, from the targets learnt from so far."""
+    tokens_seen: int = 0
+    """Targets learnt from so far."""
+
+    def run(self, state: TrainState, step: int) -> tuple[TrainState, int]:
+        """Make the steps; the state after the last one, and how many are made now.
+
+        Args:
+            state: donated to the first step.
+            step: steps made before.
 
         Raises:
-            NotFiniteError: if a loss is not finite; nothing is saved then.
+            NotFiniteError: if loss, gradient, parameters or score are not finite; that state is not saved.
         """
-        assert self.pending is not None
-        jax.block_until_ready(self.pending[1])
-        took = time.perf_counter() - self.mark
-        score = self.held_out(self.setup.state.params) if look and self.held_out.num_documents else None
-        extra = {} if score is None else score.to_dict()
-        self._record(*self.pending, took, extra)
-        self.pending = None
-        setup = self.setup
-        if score is not None and not math.isfinite(score.loss):
-            raise self._not_finite(setup.step, f"loss on held-out text is {score.loss}")
-        if save:
-            beside = with_config(setup.experiment, tokens_seen=setup.tokens_seen)
-            setup.checkpoints.save(setup.step, setup.state._asdict(), beside)
-            plot_loss(self.metrics.read(), setup.run.plot_path, str(setup.run))
-        self.mark = time.perf_counter()
+        pending: StepMetrics | None = None
+        self._saving: int | None = None
+        self._mark = time.perf_counter()
+        try:
+            for before, rows in self.batches:
+                state, metrics = self.step_function(state, rows)
+                if pending is not None:
+                    self._record(before, pending)
+                step, pending = before + 1, metrics
+                self._tell_saved()
+                due = self.due(step)
+                if due.score or due.save or self.stop():
+                    self._settle(step, metrics, state.params if due.score else None)
+                    pending = None
+                    stopping = self.stop()
+                    if due.save or stopping:
+                        self._save(step, state)
+                    if stopping:
+                        break
+                    self._mark = time.perf_counter()
+        finally:
+            self._finish_saving()  # also after an error: what was being saved is complete, and told of
+        return state, step
+
+    def _lap(self) -> float:
+        """Seconds since the last step was recorded, or since what came after it was done."""
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before
+
+    def _settle(self, step: int, metrics: StepMetrics, params: Any) -> None:
+        """Record the step that is under way, with a score of its parameters unless they are None.
+
+        In this order: a checkpoint that is there has all its records, and none of its losses was not finite.
+        """
+        jax.block_until_ready(metrics)
+        took = self._lap()
+        scores = self.score(params) if self.score is not None and params is not None else {}
+        self._record(step, metrics, took, scores)
+        if scores:
+            self.emit(Scored(step, scores))
+        for name, value in scores.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(f"training stopped at step {step}: the {IN_WORDS.get(name, name)} is {value}")
 
     def _record(
         self,
         step: int,
-        metrics: StepMetrics,
+        on_device: StepMetrics,
         took: float | None = None,
-        extra: Mapping[str, Any] = MappingProxyType({}),
+        scores: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Wait for a step's metrics, write them down, show them.
+        """Wait for a step's metrics and tell of them.
 
         Raises:
             NotFiniteError: if the step made no update.
         """
-        loss = float(metrics.loss)
-        if took is None:
-            now = time.perf_counter()
-            took, self.mark = now - self.mark, now
-        tokens = int(metrics.tokens)
-        self.setup.tokens_seen += tokens
-        rows = self.training.batch_size * self.seq_len
-        flops = self.setup.model.flops_per_token(self.seq_len, train=True) * rows / took
+        metrics = jax.device_get(on_device)
+        took = self._lap() if took is None else took
+        loss, tokens = float(metrics.loss), int(metrics.tokens)
+        self.tokens_seen += tokens
         record = {
             "step": step,
             "loss": loss if math.isfinite(loss) else None,
             "tokens": tokens,
-            "tokens_seen": self.setup.tokens_seen,
-            "lr": float(self.schedule(step - 1)),
+            "tokens_seen": self.tokens_seen,
+            "lr": float(metrics.lr),
             "grad_norm": float(metrics.grad_norm),
             "param_norm": float(metrics.param_norm),
             "update_norm": float(metrics.update_norm),
             "step_time": took,
-            "tokens_per_second": rows / took,
-            "flops_per_second": flops,
-            "flops_share": flops / self.peak,
-            **extra,
+            **self.measures(took),
+            **scores,
         }
-        self.metrics.append(record)
-        self.display.step(record)
+        self.emit(Stepped(step, record))
         if not bool(metrics.finite):
-            norms = {"gradient norm": metrics.grad_norm, "norm of the parameters": metrics.param_norm}
-            values = {"loss": loss} | {name: float(norm) for name, norm in norms.items()}
+            values = {name: float(getattr(metrics, name)) for name in ("loss", "grad_norm", "param_norm")}
             name = next(name for name, value in values.items() if not math.isfinite(value))
-            raise self._not_finite(step, f"{name} is {values[name]}")
+            raise NotFiniteError(f"training stopped at step {step}: the {IN_WORDS.get(name, name)} is {values[name]}")
 
-    def _not_finite(self, step: int, what: str) -> NotFiniteError:
-        self.setup.checkpoints.wait()
-        saved = self.setup.checkpoints.latest_step()
-        kept = "nothing was saved" if saved is None else f"the checkpoint of step {saved} remains"
-        return NotFiniteError(
-            f"training stopped at step {step}: the {what}; {kept} (a lower optimizer.lr or a smaller "
-            "optimizer.grad_clip_norm may help)"
-        )
+    def _save(self, step: int, state: TrainState) -> None:
+        if self.checkpoints is not None:
+            self._finish_saving()
+            self.checkpoints.save(step, state._asdict(), self.beside(self.tokens_seen))
+            self._saving = step
+
+    def _finish_saving(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+            self._tell_saved()
+
+    def _tell_saved(self) -> None:
+        """Emit `Saved` once the checkpoint that is being written is complete."""
+        step = self._saving
+        if step is not None and self.checkpoints is not None and self.checkpoints.latest_step() == step:
+            self._saving = None
+            self.emit(Saved(step, self.checkpoints.path(step)))
+
+
+def speed(seconds: float, *, tokens: int, flops_per_token: float, peak: float) -> dict[str, float]:
+    """What a record says of a step's speed.
+
+    Args:
+        seconds: that the step took.
+        tokens: in its rows, those that are not scored included.
+        flops_per_token: of a training step.
+        peak: FLOP/s that the machine does at most.
+    """
+    flops = flops_per_token * tokens / seconds
+    return {"tokens_per_second": tokens / seconds, "flops_per_second": flops, "flops_share": flops / peak}
+
+
+def _due(experiment: Experiment, step: int) -> Due:
+    training = experiment.training
+    end = step == training.steps
+
+    def every(steps: int) -> bool:
+        return end or bool(steps and step % steps == 0)
+
+    return Due(every(training.eval_every), every(training.checkpoint_every))
+
+
+def _compiled(opened: OpenRun, rows: Batch, say: Callable[[str], None]) -> TrainStep:
+    training = opened.experiment.training
+    step_function = make_train_step(
+        opened.model,
+        opened.optimizer,
+        seed=training.seed,
+        accumulate=training.accumulate,
+        dropout=opened.experiment.model.dropout > 0,
+    )
+    start = time.perf_counter()
+    compiled = step_function.lower(opened.state, rows).compile()  # type: ignore[attr-defined]
+    say(
+        f"{opened.model.param_count:,} parameters, {training.batch_size} x {opened.experiment.seq_len} tokens a step; "
+        f"compiled in {time.perf_counter() - start:.1f} s"
+    )
+    return compiled

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.data.store import Batch
 from xlstm_jax.training.objective import loss_sum
+from xlstm_jax.training.optimizers import Optimizer
 
 
 class TrainState(NamedTuple):
@@ -34,6 +35,8 @@ class StepMetrics(NamedTuple):
     param_norm: Float[Array, ""]
     """Of the parameters that the update leads to."""
     update_norm: Float[Array, ""]
+    lr: Float[Array, ""]
+    """The learning rate of the update."""
     finite: Bool[Array, ""]
     """Whether loss, gradient and the new parameters were finite; where they were not, the state is the one from before
     the step."""
@@ -42,14 +45,14 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
-def init_state(model: Any, optimizer: optax.GradientTransformation, seed: int, tokens: Int[Array, "batch seq"]) -> Any:
+def init_state(model: Any, optimizer: Optimizer, seed: int, tokens: Int[Array, "batch seq"]) -> Any:
     """Fresh parameters and optimizer state; under `jax.eval_shape` their shapes alone."""
     params = model.init(jax.random.key(seed), tokens)["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 def make_train_step(
-    model: Any, optimizer: optax.GradientTransformation, *, seed: int = 0, accumulate: int = 1, dropout: bool = False
+    model: Any, optimizer: Optimizer, *, seed: int = 0, accumulate: int = 1, dropout: bool = False
 ) -> TrainStep:
     """The compiled step. Its state argument is donated: the arrays that were passed must not be used again.
 
@@ -97,6 +100,7 @@ def make_train_step(
             grad_norm=grad_norm,
             param_norm=param_norm,
             update_norm=optax.tree.norm(updates),
+            lr=jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
             finite=finite,
         )
         return after, metrics

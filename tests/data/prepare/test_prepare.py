@@ -6,17 +6,18 @@ import gzip
 import json
 import os
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from xlstm_jax.data import files
-from xlstm_jax.data.errors import DiskFullError, PrepareError, SourceError, TokenizerError, WriteError
+from xlstm_jax.data.errors import PrepareError, SourceError, TokenizerError
 from xlstm_jax.data.prepare import prepare
 from xlstm_jax.data.prepare.order import split_threshold
 from xlstm_jax.data.store import open_store
+from xlstm_jax.files import DiskFullError, WriteError
 
 QUIET = {"progress": False, "workers": 1}
 
@@ -237,11 +238,11 @@ def test_a_full_disk_is_one_sentence_and_the_next_try_goes_on(tmp_path, monkeypa
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(DiskFullError, match=r"no space left on the disk while writing .*; free some"):
         prepare(tmp_path / "in", tmp_path / "out", task_bytes=1000, **QUIET)
     assert not list((tmp_path / "out" / "work").glob(".*.tmp"))
-    monkeypatch.setattr(files.os, "fsync", real)
+    monkeypatch.setattr(os, "fsync", real)
     store = prepare(tmp_path / "in", tmp_path / "out", task_bytes=1000, **QUIET)
     assert store.fingerprint == prepare(tmp_path / "in", tmp_path / "new", **QUIET).fingerprint
 
@@ -249,8 +250,8 @@ def test_a_full_disk_is_one_sentence_and_the_next_try_goes_on(tmp_path, monkeypa
 def test_space_is_asked_for_beforehand(tmp_path, monkeypatch):
     corpus(tmp_path / "in")
     usage = type("Usage", (), {"free": 10})()
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DiskFullError, match=r"needs .* MB more, but only"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DiskFullError, match=r"out/work needs .* kB, but the disk of .* has 10 bytes free; free some"):
         prepare(tmp_path / "in", tmp_path / "out", **QUIET)
     assert not list((tmp_path / "out" / "work").glob("tokens-*"))
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from xlstm_jax.config import from_json, to_json
 from xlstm_jax.data.errors import PrepareError
-from xlstm_jax.data.files import write_json
 from xlstm_jax.data.prepare.config import PrepareConfig
 from xlstm_jax.data.prepare.sources import SourceFile, documents
+from xlstm_jax.files import write_json
 
 JOB_VERSION = 1
 JOB_FILE = "plan.json"

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt64
 
-from xlstm_jax.data.files import sha256_of, write_array, write_json
 from xlstm_jax.data.prepare import stages
 from xlstm_jax.data.prepare.job import Job
 from xlstm_jax.data.store.store import FORMAT_VERSION, INDEX_FILE, SPLITS, index_checksum
 from xlstm_jax.data.tokenizers import Tokenizer
+from xlstm_jax.files import sha256_of, write_array, write_json
 
 HASH_RANGE = 1 << 64
 

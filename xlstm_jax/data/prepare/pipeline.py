@@ -22,7 +22,6 @@ import numpy as np
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.errors import PrepareError, SourceError
-from xlstm_jax.data.files import check_space, remove_temporaries, write_array, write_json
 from xlstm_jax.data.prepare import stages
 from xlstm_jax.data.prepare.config import PrepareConfig
 from xlstm_jax.data.prepare.job import JOB_FILE, Job, differences, make_job
@@ -38,6 +37,8 @@ from xlstm_jax.data.prepare.pool import WorkerPool
 from xlstm_jax.data.prepare.sources import list_files
 from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, WORK_FOLDER, TokenStore, open_store, read_index
 from xlstm_jax.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
+from xlstm_jax.files import Lock, LockedError, check_space, remove_temporaries, write_array, write_json
+from xlstm_jax.machine.cores import usable_cores
 from xlstm_jax.machine.progress import Progress
 
 IN_PROCESS_BYTES = 1 << 22
@@ -66,7 +67,8 @@ def prepare(
         fields: of `PrepareConfig`, in place of those of `config`: `prepare("books/", "stores/books", tokenizer="bpe")`.
 
     Raises:
-        SourceError, TokenizerError, PrepareError, DiskFullError: see there; each is a `ValueError`.
+        SourceError, TokenizerError, PrepareError: see there; each is a `ValueError`.
+        WriteError: if the store cannot be written; a `DiskFullError` for want of room.
     """
     out = Path(path)
     listed = [sources] if isinstance(sources, (str, Path)) else list(sources)
@@ -75,13 +77,14 @@ def prepare(
     except ConfigError as error:
         raise PrepareError(str(error)) from error
     given = _given_tokenizer(config)
-    workers = workers if workers is not None else _cores()
+    workers = workers if workers is not None else usable_cores()
     if workers < 1:
         raise PrepareError(f"workers is {workers}, but must be >= 1")
     job = make_job(list_files(listed, config), config, _tokenizer_name(given), task_bytes)
     if (out / INDEX_FILE).is_file():
         return _open_equal(job, out, workers, progress)
-    with _locked(out), Progress(progress) as bars:
+    bars = Progress(progress, unit="bytes")
+    with _locked(out):
         job = _begin(job, out)
         folder = out / WORK_FOLDER
         with WorkerPool(folder, _processes(job, workers)) as pool:
@@ -120,11 +123,6 @@ def _tokenizer_name(given: Tokenizer | None) -> str:
     return "bytes" if isinstance(given, ByteTokenizer) else given.fingerprint
 
 
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _processes(job: Job, workers: int) -> int:
     """How many processes to start; 0 means that what little there is to do is done in this one."""
     count = min(workers, len(job.tasks))
@@ -135,8 +133,6 @@ def _processes(job: Job, workers: int) -> int:
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """One preparation a folder at a time; the lock goes with the process that holds it."""
-    import fcntl
-
     if out.exists() and not out.is_dir():
         raise PrepareError(f"{out} is a file, but must be the folder of the store")
     if out.is_dir() and not (out / INDEX_FILE).exists() and not (out / WORK_FOLDER).exists():
@@ -144,12 +140,15 @@ def _locked(out: Path) -> Iterator[None]:
         if other is not None:
             raise PrepareError(f"{out} is not empty (it holds {other!r}) and not a token store; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / LOCK_FILE, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PrepareError(f"another process is preparing {out}; wait for it or choose another folder") from error
+    lock = Lock(out / LOCK_FILE)
+    try:
+        lock.acquire()
+    except LockedError as error:
+        raise PrepareError(f"another process is preparing {out}; wait for it or choose another folder") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _begin(job: Job, out: Path) -> Job:
@@ -190,11 +189,11 @@ def _open_equal(job: Job, out: Path, workers: int, progress: bool) -> TokenStore
     differing = differences(job.settings, found["settings"])
     if not differing and job.files_key() != found["files_key"]:
         # Files were moved or written to; their content decides.
-        with tempfile.TemporaryDirectory() as name, Progress(progress) as bars:
+        with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             job.write(folder)
             with WorkerPool(folder, _processes(job, workers)) as pool:
-                digest = content_digest(_scan(job, folder, pool, bars))
+                digest = content_digest(_scan(job, folder, pool, Progress(progress, unit="bytes")))
         differing = differences({"documents": digest[:12]}, {"documents": found["content"][:12]})
     if differing:
         raise PrepareError(
@@ -266,7 +265,7 @@ def _encode(
     if isinstance(tokenizer, ByteTokenizer):
         # Two bytes a token, once as encoded and once as shard. What another tokenizer needs is known after encoding.
         done = sum(path.stat().st_size for path in folder.glob("tokens-*.bin"))
-        check_space(folder, 4 * int(scanned["bytes"].sum()) - done)
+        check_space(folder, 4 * int(scanned["bytes"].sum()) - done, f"{folder} needs")
     _run_missing(pool, bars, "encoding", _task_works(job, "encode"), lambda w: stages.encoded_path(folder, w["task"]))
 
 
@@ -285,7 +284,7 @@ def _merge(
             tokens = int(placed["tokens"][first:last].sum()) + last - first
             works.append(({"do": "merge"} | arguments | kind, tokens * dtype.itemsize))
     missing = [size for w, size in works if not stages.merged_path(folder, w["split"], w["shard"]).exists()]
-    check_space(folder, sum(missing))
+    check_space(folder, sum(missing), f"{folder} needs")
     _run_missing(pool, bars, "writing", works, lambda w: stages.merged_path(folder, w["split"], w["shard"]))
     for w, _ in works:
         splits[w["split"]]["shards"].append(json.loads(stages.merged_path(folder, w["split"], w["shard"]).read_bytes()))

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from xlstm_jax import files
 from xlstm_jax.data import errors
 from xlstm_jax.data.prepare.stages import Worker
 
@@ -52,7 +53,7 @@ class WorkerPool:
         """Do all of `works`, in any order; `done` is called here after each, `advance` with what work in hand reports.
 
         Raises:
-            DataError: the first error that one of `works` raised.
+            DataError, WriteError: the first error that one of `works` raised.
             RuntimeError: a worker died, or met something that is nobody's input.
         """
         if self._local is not None:
@@ -70,7 +71,8 @@ class WorkerPool:
         while left:
             work, answer = answers.get()
             if "error" in answer:
-                raise getattr(errors, answer["error"], RuntimeError)(answer["message"])
+                kind: Any = getattr(errors, answer["error"], None) or getattr(files, answer["error"], RuntimeError)
+                raise kind(answer["message"])
             if "advance" in answer:
                 if advance is not None:
                     advance(answer["advance"])
@@ -142,7 +144,7 @@ def serve() -> None:
             worker = worker or Worker(Path(sys.argv[1]))
             worker.do(json.loads(line), lambda size: send({"advance": size}))
             answer = {}
-        except errors.DataError as error:
+        except (errors.DataError, files.WriteError) as error:
             answer = {"error": type(error).__name__, "message": str(error)}
         except Exception as error:
             import traceback

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from xlstm_jax.data.errors import SourceError, TokenizerError
-from xlstm_jax.data.files import atomic_write, sha256_of, write_array, write_json
 from xlstm_jax.data.prepare.job import Job
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer, train_byte_level
+from xlstm_jax.files import open_atomic, sha256_of, write_array, write_json
 
 # Of a document: what orders it, what decides its split, its raw bytes, its tokens (0 until encoded).
 DOCUMENT = np.dtype([("order", "<u8"), ("split", "<u8"), ("bytes", "<u8"), ("tokens", "<u8")])
@@ -85,7 +85,7 @@ class Worker:
             self._tokenizer = load_tokenizer(tokenizer_path(self.folder))
         dtype = token_dtype(self._tokenizer.vocab_size)
         rows: list[tuple[int, int, int, int]] = []
-        with atomic_write(tokens_path(self.folder, task)) as file:
+        with open_atomic(tokens_path(self.folder, task)) as file:
             for source, content in self.job.task_documents(task):
                 order, split = document_hashes(content, self.job.config.seed)
                 if len(rows) >= len(scanned) or scanned["order"][len(rows)] != order:
@@ -110,7 +110,7 @@ class Worker:
         opening = np.array([eod], kind).tobytes()
         parts: dict[int, np.ndarray] = {}
         path = self.folder.parent / shard_name(split, shard)
-        with atomic_write(path) as file:
+        with open_atomic(path) as file:
             for task, start, tokens, _ in placed.tolist():
                 if task not in parts:
                     parts[task] = np.memmap(tokens_path(self.folder, task), kind, "r")

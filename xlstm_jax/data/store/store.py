@@ -23,9 +23,9 @@ from xlstm_jax.data.errors import (
     TruncatedStoreError,
     reason,
 )
-from xlstm_jax.data.files import sha256_of
 from xlstm_jax.data.store.split import Split, TokenArray
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
+from xlstm_jax.files import sha256_of
 
 if TYPE_CHECKING:
     from xlstm_jax.data.store.mixture import Mixture

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from xlstm_jax.config import near_miss
-from xlstm_jax.data.errors import PrepareError, TokenizerError, reason
-from xlstm_jax.data.files import atomic_write, write_json
+from xlstm_jax.data.errors import NoEndOfDocumentError, NormalizerError, PrepareError, TokenizerError, reason
 from xlstm_jax.data.tokenizers.base import INFO_FILE, TOKENIZER_FILE, Tokenizer, as_bytes
+from xlstm_jax.files import open_atomic, write_json
 
 EOD_TEXT = "<|endoftext|>"
 # What published tokenizers call the token that ends a document.
@@ -133,7 +133,7 @@ class ByteLevelTokenizer(Tokenizer):
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / TOKENIZER_FILE) as file:
+        with open_atomic(folder / TOKENIZER_FILE) as file:
             file.write(self._text.encode())
         info = {"kind": self.kind, "eod": self.eod_text, "drop_normalizer": self._drop_normalizer}
         write_json(folder / INFO_FILE, info | {"fingerprint": self.fingerprint})
@@ -260,7 +260,7 @@ def _check_model(data: dict[str, Any], name: str, drop_normalizer: bool) -> None
     if data.get("normalizer") is not None:
         if not drop_normalizer:
             kinds = ", ".join(_types(data["normalizer"])) or "unknown"
-            raise TokenizerError(
+            raise NormalizerError(
                 f"{name} normalises its text ({kinds}), so bytes would not come back; "
                 "to use it without that step, pass drop_normalizer (--drop-normalizer)"
             )
@@ -295,7 +295,7 @@ def _find_eod(ids: dict[str, int], eod: str | None, name: str) -> str:
     if len(evident) == 1:
         return evident[0]
     found = f"several tokens that could be it ({', '.join(evident)})" if evident else "none of the usual tokens for it"
-    raise TokenizerError(f"{name} has no evident end-of-document token: {found}; name it with eod (--eod TOKEN)")
+    raise NoEndOfDocumentError(f"{name} has no evident end-of-document token: {found}; name it with eod (--eod TOKEN)")
 
 
 def _eod_of_config(path: Path) -> str | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
-from xlstm_jax.data.files import write_json
 from xlstm_jax.data.tokenizers.base import INFO_FILE, Tokenizer, as_bytes
+from xlstm_jax.files import write_json
 
 
 class ByteTokenizer(Tokenizer):

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from xlstm_jax.kernels.closeness import bounds, relative_error
+from xlstm_jax.kernels.registry import Device
 
 Arrays = dict[str, Any]
 Form = Callable[..., Arrays]
@@ -28,7 +29,7 @@ class Case:
         flagged: whether resets and a mask are handed over; without them some implementations are other programs.
         draw: options of the cell's `draw`.
         settings: options of the implementation, such as the chunk size.
-        spared: why an implementation, a dtype or an "implementation dtype" need not run this case, by its name.
+        quick: whether it is run where not all cases are asked for.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Case:
     flagged: bool = False
     draw: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    spared: Mapping[str, str] = field(default_factory=dict)
+    quick: bool = True
 
     @property
     def program(self) -> tuple:
@@ -67,6 +68,7 @@ class Cell:
         draw: (rng, length, dtype, **options) -> `Problem`, not rounded yet; `given` may hold None for absent flags.
         narrow: inputs and outputs in the dtype that is checked; all others are at least float32.
         sequence: tensors with a token axis, the second.
+        supported: (form, length, dtype, device) -> why a form cannot run that here, or None.
         magnitudes: the sum of the absolute terms of those results that cancel, see `closeness.relative_error`.
         plainly: the implementations that are compiled without optimisation on a CPU, which changes no mathematics: not
             those that are run for their speed, which on a CPU none is but in float32.
@@ -82,6 +84,7 @@ class Cell:
     draw: Callable[..., Problem]
     narrow: frozenset[str]
     sequence: frozenset[str]
+    supported: Callable[[str, int, str, Device], str | None] = lambda *_: None
     magnitudes: Callable[[Arrays, Arrays, Arrays], Arrays] | None = None
     plainly: frozenset[str] = frozenset()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,43 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.evaluation.kernels.cell import Arrays, Case, Cell, Form, Problem, time_first
-from xlstm_jax.kernels.mlstm import MLSTMState, implementations, mlstm, mlstm_step
+from xlstm_jax.kernels.mlstm import MLSTMState, api, mlstm, mlstm_step
 from xlstm_jax.kernels.mlstm.api import Gate
 from xlstm_jax.kernels.mlstm.parallel import parallel_weights
-from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent
+from xlstm_jax.kernels.mlstm.recurrent import recurrent
+from xlstm_jax.kernels.registry import Device
 
 BATCH, HEADS, DIM_QK, DIM_V = 2, 2, 16, 24
 LONGEST, FLAGGED, CHUNK = 128, 37, 16
 """Two whole chunks of a CPU's usual size, without resets or mask; and, with them, a prime number of tokens in small
 chunks."""
 
-_BY_TOKEN = f"goes token by token: no other code than at {FLAGGED} tokens"
-_NO_CHUNKS = f"knows no chunks: no other code than at {FLAGGED} tokens"
-_SAME_CHUNKS = "computes its chunks as chunkwise does, and takes them together at the other lengths"
-_SPARED_SHORT = {
-    "step": _BY_TOKEN,
-    "batched": _SAME_CHUNKS,
-    "bfloat16": "checked at the other lengths",
-    "float64": "checked with flags",
-}
-_SPARED_LONG = {
-    "recurrent": _BY_TOKEN,
-    "step": _BY_TOKEN,
-    "parallel": _NO_CHUNKS,
-    "batched bfloat16": "checked with flags",
-    "float64": "checked with flags",
-}
-_SPARED_SIGMOID = dict.fromkeys(
-    ("batched", "float64", "recurrent bfloat16", "parallel bfloat16", "step bfloat16"),
-    "checked with the exponential gate, which differs in the gates alone",
-)
-
 PLAIN_CASES = (
-    Case("1 token", 1, spared=_SPARED_SHORT),
-    Case("13 tokens, under a chunk", 13, spared=_SPARED_SHORT | {"recurrent": _BY_TOKEN, "parallel": _NO_CHUNKS}),
-    Case("128 tokens, two chunks", LONGEST, spared=_SPARED_LONG),
-    Case("128 tokens, gates around ±100", LONGEST, draw={"gate_scale": 100.0}, spared=_SPARED_LONG),
-    Case("128 tokens, input bias -10", LONGEST, draw={"input_bias": -10.0, "forget_bias": 4.5}, spared=_SPARED_LONG),
+    Case("1 token", 1, quick=False),
+    Case("13 tokens, under a chunk", 13, quick=False),
+    Case("128 tokens, two chunks", LONGEST),
+    Case("128 tokens, gates around ±100", LONGEST, draw={"gate_scale": 100.0}),
+    Case("128 tokens, input bias -10", LONGEST, draw={"input_bias": -10.0, "forget_bias": 4.5}),
 )
 
 
@@ -74,11 +53,11 @@ FLAGGED_CASES = (
 def mlstm_cell(gate: Gate, normalize: bool) -> Cell:
     """The mLSTM with one gate. The exponential one is checked at all lengths, the others' code differs in one place."""
     options = {"gate": gate, "normalize": normalize}
-    forms: dict[str, Form] = {name: partial(_by_sequence, name, options) for name in implementations()}
+    forms: dict[str, Form] = {name: partial(_by_sequence, name, options) for name in api.FORMS}
     exponential = gate == "exp"
     cases: tuple[Case, ...] = PLAIN_CASES + FLAGGED_CASES
     if not exponential:
-        cases = tuple(replace(c, spared=_SPARED_SIGMOID) for c in FLAGGED_CASES if "ties" not in c.name)
+        cases = tuple(case for case in FLAGGED_CASES if "ties" not in case.name)
     return Cell(
         title=f"mLSTM, {gate} gate" + ("" if normalize else ", no normaliser"),
         kind="mlstm",
@@ -90,10 +69,18 @@ def mlstm_cell(gate: Gate, normalize: bool) -> Cell:
         draw=partial(draw, gate=gate),
         narrow=frozenset(("q", "k", "v", "h")),
         sequence=frozenset(("q", "k", "v", "i", "f", "h")),
+        supported=_supported,
         magnitudes=partial(magnitudes, gate=gate, normalize=normalize),
         # With the exponential gate all but the oracle is compiled as it is in use; batched is for other devices.
         plainly=frozenset(("recurrent", "batched") if exponential else (*forms, "step")),
     )
+
+
+def _supported(form: str, length: int, dtype: str, device: Device) -> str | None:
+    if form not in api.FORMS:  # steps
+        return None
+    shapes = {"q": (BATCH, length, HEADS, DIM_QK), "v": (BATCH, length, HEADS, DIM_V)}
+    return api.FORMS[form].supported(shapes, jnp.dtype(dtype), device)
 
 
 def _by_sequence(name: str, options: dict, x: Arrays, given: Arrays, *, chunk_size: int | None = None) -> Arrays:
@@ -128,7 +115,7 @@ def _by_step(options: dict, x: Arrays, given: Arrays, *, chunk_size: int | None 
 def _truth(options: dict, x: Arrays, given: Arrays) -> Arrays:
     # Not through the table of implementations: the truth stays what it is if one of them is replaced.
     state = MLSTMState(x["C"], x["n"], x["m"])
-    h, state = mlstm_recurrent(x["q"], x["k"], x["v"], x["i"], x["f"], state, eps=1e-6, **given, **options)
+    h, state = recurrent(x["q"], x["k"], x["v"], x["i"], x["f"], state, eps=1e-6, **given, **options)
     return {"h": h, **state._asdict()}
 
 
@@ -136,7 +123,11 @@ def draw(
     rng: np.random.Generator,
     length: int,
     *,
-    gate: Gate,
+    gate: Gate = "exp",
+    batch: int = BATCH,
+    heads: int = HEADS,
+    dim_qk: int = DIM_QK,
+    dim_v: int = DIM_V,
     gate_scale: float = 1.0,
     input_bias: float = 0.0,
     forget_bias: float = 1.0,
@@ -146,15 +137,15 @@ def draw(
     ties: bool = False,
 ) -> Problem:
     """Normally distributed inputs; `resets` and `padding` are the shares of such tokens."""
-    tokens, states = (BATCH, length, HEADS), (BATCH, HEADS)
+    tokens, states = (batch, length, heads), (batch, heads)
     inputs = {
-        "q": rng.normal(size=(*tokens, DIM_QK)),
-        "k": rng.normal(size=(*tokens, DIM_QK)),
-        "v": rng.normal(size=(*tokens, DIM_V)),
+        "q": rng.normal(size=(*tokens, dim_qk)),
+        "k": rng.normal(size=(*tokens, dim_qk)),
+        "v": rng.normal(size=(*tokens, dim_v)),
         "i": gate_scale * rng.normal(size=tokens) + input_bias,
         "f": gate_scale * rng.normal(size=tokens) + forget_bias,
-        "C": rng.normal(size=(*states, DIM_QK, DIM_V)),
-        "n": rng.normal(size=(*states, DIM_QK)),
+        "C": rng.normal(size=(*states, dim_qk, dim_v)),
+        "n": rng.normal(size=(*states, dim_qk)),
         "m": rng.normal(size=states) if gate == "exp" else np.zeros(states),
     }
     if start == "zero":
@@ -177,7 +168,7 @@ def magnitudes(x: Arrays, given: Arrays, cotangents: Arrays, *, gate: Gate, norm
     def by_head(name: str) -> Any:
         return jnp.moveaxis(x[name], 2, 1)
 
-    scale = DIM_QK**-0.5
+    scale = x["q"].shape[-1] ** -0.5
     q_signed, k_signed = by_head("q") * scale, by_head("k")
     q, k, v, i, f = abs(q_signed), abs(k_signed), abs(by_head("v")), by_head("i"), by_head("f")
     C, n, dC, dn = abs(x["C"]), abs(x["n"]), abs(cotangents["C"]), abs(cotangents["n"])

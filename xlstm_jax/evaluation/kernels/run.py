@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,11 @@ from xlstm_jax.evaluation.kernels.cell import Case, Cell, Truth, judge, make_pro
 from xlstm_jax.evaluation.kernels.cells import all_cells
 from xlstm_jax.evaluation.kernels.report import Finding, Pick, Report
 from xlstm_jax.kernels import mlstm, slstm
+from xlstm_jax.kernels.registry import Device
+from xlstm_jax.machine.cores import usable_cores
 
 DTYPES = ("float32", "bfloat16", "float64")
+QUICK_DTYPES = DTYPES[:2]
 _WITH_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
 
 Progress = Callable[[int, int, str], None]
@@ -40,8 +42,9 @@ class _Task:
 def run_check(
     *,
     cells: Sequence[str] | None = None,
-    dtypes: Sequence[str] = DTYPES,
-    cases: Callable[[Case], bool] = lambda case: True,
+    dtypes: Sequence[str] | None = None,
+    cases: Callable[[Case], bool] = lambda case: case.quick,
+    everything: bool = False,
     seed: int = 0,
     progress: Progress = lambda finished, total, what: None,
 ) -> Report:
@@ -49,8 +52,9 @@ def run_check(
 
     Args:
         cells: names out of `cells.CELLS`; None is all.
-        dtypes: names out of `DTYPES`.
-        cases: which cases to run.
+        dtypes: names out of `DTYPES`; None is `QUICK_DTYPES`.
+        cases: which cases to run, the quick ones unless told otherwise.
+        everything: all cases, and all dtypes unless some are named.
         seed: of the random inputs.
         progress: told after every program.
 
@@ -69,11 +73,11 @@ def run_check(
     tasks: list[_Task] = []
     for cell in chosen:
         for form in cell.forms:
-            for dtype in dtypes:
+            for dtype in dtypes or (DTYPES if everything else QUICK_DTYPES):
                 programs: dict[tuple, list[Case]] = {}
-                for case in filter(cases, cell.cases):
+                for case in cell.cases if everything else filter(cases, cell.cases):
                     order.append((cell, form, dtype, case))
-                    reason = _why_not(cell, form, dtype, case, device.platform)
+                    reason = _why_not(cell, form, dtype, case, Device(device.platform, device.device_kind))
                     if reason is None:
                         programs.setdefault(case.program, []).append(case)
                     else:
@@ -85,7 +89,7 @@ def run_check(
     finished, lock = 0, threading.Lock()
     stop = threading.Event()
     # The truths come first in the queue, so that whoever waits for one waits for a thread that runs.
-    with ThreadPoolExecutor(max_workers=max(2, min(8, os.cpu_count() or 2))) as pool:
+    with ThreadPoolExecutor(max_workers=max(2, min(8, usable_cores()))) as pool:
         needed = {cell.title: _needed([task for task in tasks if task.cell is cell]) for cell in chosen}
         total = len(tasks) + len(needed)
 
@@ -162,12 +166,12 @@ def _judge_task(task: _Task, seed: int, device: jax.Device, truths: Future) -> l
     return findings
 
 
-def _why_not(cell: Cell, form: str, dtype: str, case: Case, platform: str) -> str | None:
-    if dtype == "float64" and platform not in _WITH_FLOAT64:
-        return f"{platform} has no float64"
-    if dtype == "float64" and platform == "cpu" and form in (cell.oracle, "step"):
+def _why_not(cell: Cell, form: str, dtype: str, case: Case, device: Device) -> str | None:
+    if dtype == "float64" and device.platform not in _WITH_FLOAT64:
+        return f"{device.platform} has no float64"
+    if dtype == "float64" and device.platform == "cpu" and form in (cell.oracle, "step"):
         return "in float64 on this device it is the truth itself"
-    return next((case.spared[key] for key in (form, dtype, f"{form} {dtype}") if key in case.spared), None)
+    return cell.supported(form, case.length, dtype, device)
 
 
 def _truth_device() -> jax.Device:

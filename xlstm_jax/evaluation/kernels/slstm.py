@@ -10,15 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.evaluation.kernels.cell import Arrays, Case, Cell, Form, Problem, time_first
-from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, slstm, slstm_step
-from xlstm_jax.kernels.slstm.recurrent import Options, slstm_recurrent
+from xlstm_jax.kernels.registry import Device
+from xlstm_jax.kernels.slstm import GATES, SLSTMState, api, slstm, slstm_step
+from xlstm_jax.kernels.slstm.recurrent import Options, recurrent
 
 BATCH, HEADS, DIM = 3, 2, 8
 LENGTH = 29
 STATE = SLSTMState._fields
-
-_SHARED = "goes token by token: no other code than with flags"
-_SPARED = {"recurrent": _SHARED, "step": _SHARED, "float64": "checked with flags"}
 
 
 def _flagged(name: str, **draw: Any) -> Case:
@@ -26,8 +24,8 @@ def _flagged(name: str, **draw: Any) -> Case:
 
 
 CASES = (
-    Case("1 token", 1, spared=_SPARED | {"bfloat16": "checked at 29 tokens"}),
-    Case("29 tokens", LENGTH, spared=_SPARED),
+    Case("1 token", 1, quick=False),
+    Case("29 tokens", LENGTH, quick=False),
     _flagged("29 tokens, flags of no effect"),
     _flagged("no state before", start="zero"),
     _flagged("fresh and running rows", start="mixed"),
@@ -46,7 +44,7 @@ CASES = (
 
 def slstm_cell() -> Cell:
     """The sLSTM as training runs it: R y in the dtype of the input, everything else at least float32."""
-    forms: dict[str, Form] = {name: partial(_by_sequence, name) for name in implementations()}
+    forms: dict[str, Form] = {name: partial(_by_sequence, name) for name in api.FORMS}
     return Cell(
         title="sLSTM",
         kind="slstm",
@@ -58,8 +56,15 @@ def slstm_cell() -> Cell:
         draw=draw,
         narrow=frozenset(("wx", "r", "output")),
         sequence=frozenset(("wx", "output")),
+        supported=_supported,
         plainly=frozenset(("recurrent",)),
     )
+
+
+def _supported(form: str, length: int, dtype: str, device: Device) -> str | None:
+    if form not in api.FORMS:  # steps
+        return None
+    return api.FORMS[form].supported({"wx": (BATCH, length, len(GATES), HEADS, DIM)}, jnp.dtype(dtype), device)
 
 
 def _state(x: Arrays) -> SLSTMState:
@@ -86,7 +91,7 @@ def _by_step(x: Arrays, given: Arrays) -> Arrays:
 
 def _truth(x: Arrays, given: Arrays) -> Arrays:
     options = Options(jnp.float64, False, None, None)
-    out, state = slstm_recurrent(x["wx"], x["r"], x["b"], _state(x), options=options, **given)
+    out, state = recurrent(x["wx"], x["r"], x["b"], _state(x), options=options, **given)
     return {"output": out, **state._asdict()}
 
 

@@ -34,21 +34,21 @@ def make_answerer(model: LanguageModel) -> Answerer:
     def answer(params: Any, tokens: Array, lengths: Array) -> Array:
         variables = {"params": params}
         # No mask: what follows a row's end cannot reach it.
-        features: Any = model.apply(variables, tokens, method="features")
-        at_end = jnp.take_along_axis(features, lengths[:, None, None] - 1, axis=1)[:, 0]
+        hidden: Any = model.apply(variables, tokens, method="features")
+        at_end = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
         logits: Any = model.apply(variables, at_end, method="head")
         return jnp.argmax(logits, axis=-1)
 
     return jax.jit(answer)
 
 
-def right_answers(answerer: Answerer, params: Any, rows: Rows, batch: int) -> Bool[np.ndarray, " rows"]:
-    """Which rows are answered rightly; read `batch` at a time, so that there is one compiled shape."""
+def right_answers(answerer: Answerer, params: Any, rows: Rows, batch_size: int) -> Bool[np.ndarray, " rows"]:
+    """Which rows are answered rightly; read `batch_size` at a time, so that there is one compiled shape."""
     count = len(rows.lengths)
     right = []
-    for start in range(0, count, batch):
-        piece = np.arange(start, start + batch) % count
-        right.append(np.asarray(answerer(params, rows.tokens[piece], rows.lengths[piece])) == rows.answers[piece])
+    for start in range(0, count, batch_size):
+        batch = np.arange(start, start + batch_size) % count
+        right.append(np.asarray(answerer(params, rows.tokens[batch], rows.lengths[batch])) == rows.answers[batch])
     return np.concatenate(right)[:count]
 
 

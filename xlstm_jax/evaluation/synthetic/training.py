@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -30,7 +31,8 @@ from xlstm_jax.evaluation.synthetic.tasks import Rows as TaskRows
 from xlstm_jax.models.language_model import LanguageModelConfig, build_model
 from xlstm_jax.training.config import OptimizerConfig
 from xlstm_jax.training.errors import NotFiniteError
-from xlstm_jax.training.optimizer import make_optimizer
+from xlstm_jax.training.events import Event, Scored, Stepped
+from xlstm_jax.training.loop import Due, Loop
 from xlstm_jax.training.step import init_state, make_train_step
 
 ANSWER_BATCH = 256
@@ -66,7 +68,7 @@ class SyntheticConfig(Config):
     test_lengths: tuple[int, int] = (40, 256)
     test_rows: PositiveInt = 1024
     validation_rows: PositiveInt = 512
-    """Rows, of lengths as in training, of each look on the way."""
+    """Batch, of lengths as in training, of each look on the way."""
     look_every: PositiveInt = 25
     """Steps between two looks."""
     patience: PositiveInt | None = 4
@@ -160,39 +162,33 @@ def train_synthetic(
             f"model.vocab_size is {model_config.vocab_size}, but {task.name} has {task.vocab_size} tokens"
         )
     model = build_model(model_config)
-    optimizer = make_optimizer(config.optimizer(), config.steps)
+    optimizer = config.optimizer().build(config.steps)
     width = config.train_lengths[1]
     state = jax.jit(lambda: init_state(model, optimizer, config.seed, jnp.zeros((1, width), jnp.int32)))()
     answerer = make_answerer(model)
     validation = task.rows(config.seed, "validation", 0, 2 * config.validation_rows, *config.train_lengths)
     seen, kept = (_part(validation, half, config.validation_rows) for half in (0, 1))
 
-    step = make_train_step(model, optimizer)
+    step_function = make_train_step(model, optimizer)
     compiled = {
-        rows.inputs.shape: step.lower(state, rows).compile()  # type: ignore[attr-defined]
+        rows.inputs.shape: step_function.lower(state, rows).compile()  # type: ignore[attr-defined]
         for rows in (training_rows(task, config, at, 1)[0] for at in {0, config.steps - 1})
     }
     _answered(answerer, state.params, seen)
     wall, cpu = time.perf_counter(), time.process_time()
-    looks: list[Look] = []
-    done, flawless = 0, 0
-    while done < config.steps and flawless != config.patience:
-        change = config.short_steps if done < config.short_steps else config.steps
-        count = min(config.look_every, change - done)
-        metrics = []
-        for rows in training_rows(task, config, done, count):
-            state, made = compiled[rows.inputs.shape](state, rows)
-            metrics.append(made)
-        done += count
-        if not all(bool(made.finite) for made in metrics):
-            raise NotFiniteError(
-                f"the loss or the gradient is not finite before step {done}; a smaller learning rate may help"
-            )
-        loss = float(np.mean([float(made.loss) for made in metrics]))
-        looks.append(Look(done, loss, float(_answered(answerer, state.params, seen).mean())))
-        flawless = flawless + 1 if looks[-1].accuracy == 1 and done > config.short_steps else 0
-        if report is not None:
-            report(looks[-1])
+    looks, look_steps = _Looks(config, report), _look_steps(config)
+    loop = Loop(
+        lambda state, rows: compiled[rows.inputs.shape](state, rows),
+        _batches(task, config, look_steps),
+        due=lambda step: Due(score=step in look_steps, save=False),
+        emit=looks.handle,
+        score=lambda params: {"accuracy": float(_answered(answerer, params, seen).mean())},
+        stop=lambda: looks.flawless == config.patience,
+    )
+    try:
+        state, done = loop.run(state, 0)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{error}; a smaller learning rate may help") from None
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 
     test = task.rows(config.seed, "test", 0, config.test_rows, *config.test_lengths)
@@ -206,8 +202,44 @@ def train_synthetic(
         test_accuracy=float(right_test.mean()),
         train_bins=by_length(kept, right_kept, *config.train_lengths, TRAIN_BINS),
         test_bins=by_length(test, right_test, *config.test_lengths, TEST_BINS),
-        looks=looks,
+        looks=looks.made,
     )
+
+
+class _Looks:
+    """Makes a `Look` of each score; `flawless` counts the last ones without a wrong answer."""
+
+    def __init__(self, config: SyntheticConfig, report: Callable[[Look], None] | None) -> None:
+        self.made: list[Look] = []
+        self.flawless = 0
+        self._config, self._report = config, report
+        self._losses: list[float] = []
+
+    def handle(self, event: Event) -> None:
+        """See `Listener`."""
+        match event:
+            case Stepped(record=record):
+                self._losses.append(record["loss"])
+            case Scored(step=step, scores=scores):
+                look = Look(step, float(np.mean(self._losses)), scores["accuracy"])
+                self._losses = []
+                self.made.append(look)
+                self.flawless = self.flawless + 1 if look.accuracy == 1 and step > self._config.short_steps else 0
+                if self._report is not None:
+                    self._report(look)
+
+
+def _look_steps(config: SyntheticConfig) -> list[int]:
+    """The steps after which there is a look; they are counted anew from the last short rows."""
+    short, every = config.short_steps, config.look_every
+    looks = {*range(every, short, every), short, *range(short + every, config.steps, every), config.steps}
+    return sorted(looks - {0})
+
+
+def _batches(task: Task, config: SyntheticConfig, look_steps: Sequence[int]) -> Iterator[tuple[int, Batch]]:
+    """Pairs of the steps made before and the rows of the next, drawn from one look to the next."""
+    for first, after in itertools.pairwise([0, *look_steps]):
+        yield from enumerate(training_rows(task, config, first, after - first), first)
 
 
 def training_rows(task: Task, config: SyntheticConfig, first_step: int, steps: int) -> list[Batch]:

@@ -2,43 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.arguments import check_count, check_flags, check_floats, check_state
-from xlstm_jax.kernels.mlstm.chunkwise import mlstm_chunkwise
-from xlstm_jax.kernels.mlstm.parallel import mlstm_parallel
-from xlstm_jax.kernels.mlstm.recurrent import mlstm_recurrent, mlstm_token
-from xlstm_jax.kernels.mlstm.state import MLSTMState, zero_state
+from xlstm_jax.kernels.mlstm import batched, chunkwise, parallel, recurrent
+from xlstm_jax.kernels.mlstm.state import MLSTMState
+from xlstm_jax.kernels.registry import (
+    Device,
+    Implementation,
+    check_count,
+    check_flags,
+    check_floats,
+    choose,
+    starting_state,
+    table,
+)
 
 Gate = Literal["exp", "sigmoid"]
-Implementation = Literal["recurrent", "parallel", "chunkwise", "batched"]
 
-_FORMS: dict[str, Callable] = {
-    "recurrent": mlstm_recurrent,
-    "parallel": mlstm_parallel,
-    "chunkwise": mlstm_chunkwise,
-    "batched": partial(mlstm_chunkwise, at_once=True),
-}
-_WITH_CHUNKS = ("chunkwise", "batched")
+
+def _best_on_a_cpu(device: Device) -> str | None:
+    if device.platform == "cpu":
+        return "linear in the sequence; chunk after chunk, as each fills the cores and stays in the cache"
+    return None
+
+
+def _best_elsewhere(device: Device) -> str | None:
+    if device.platform != "cpu":
+        return f"linear in the sequence; all chunks at once, as one alone does not fill a {device.platform}"
+    return None
+
+
+FORMS = table(
+    Implementation("recurrent", recurrent.recurrent, step=recurrent.step),
+    Implementation("parallel", parallel.parallel),
+    Implementation("chunkwise", chunkwise.chunkwise, best=_best_on_a_cpu, sizes={"chunk_size": chunkwise.SIZE}),
+    Implementation("batched", batched.batched, best=_best_elsewhere, sizes={"chunk_size": batched.SIZE}),
+)
+"""All forms, by the names that `mlstm` takes as `implementation`."""
 
 
 def implementations() -> tuple[str, ...]:
     """The names that `mlstm` takes as `implementation`."""
-    return tuple(_FORMS)
+    return tuple(FORMS)
 
 
 def pick_implementation() -> tuple[str, str]:
     """What `implementation=None` means on this device, and why."""
-    device = jax.default_backend()
-    if device == "cpu":
-        return "chunkwise", "linear in the sequence; chunk after chunk, as each fills the cores and stays in the cache"
-    return "batched", f"linear in the sequence; all chunks at once, as one alone does not fill a {device}"
+    implementation, reason = choose(FORMS, None, {}, jnp.float32)
+    return implementation.name, reason
+
+
+@overload
+def mlstm(
+    q: Array,
+    k: Array,
+    v: Array,
+    i: Array,
+    f: Array,
+    *,
+    state: MLSTMState | None = None,
+    return_state: Literal[False] = False,
+    reset: Array | None = None,
+    mask: Array | None = None,
+    implementation: str | None = None,
+    chunk_size: int | None = None,
+    gate: Gate = "exp",
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Float[Array, "batch seq heads dim_v"]: ...
+
+
+@overload
+def mlstm(
+    q: Array,
+    k: Array,
+    v: Array,
+    i: Array,
+    f: Array,
+    *,
+    state: MLSTMState | None = None,
+    return_state: Literal[True],
+    reset: Array | None = None,
+    mask: Array | None = None,
+    implementation: str | None = None,
+    chunk_size: int | None = None,
+    gate: Gate = "exp",
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> tuple[Float[Array, "batch seq heads dim_v"], MLSTMState]: ...
 
 
 def mlstm(
@@ -57,7 +111,7 @@ def mlstm(
     gate: Gate = "exp",
     normalize: bool = True,
     eps: float = 1e-6,
-) -> Any:  # h, or (h, MLSTMState)
+) -> Any:
     """The mLSTM over a sequence (xLSTM paper, arXiv 2405.04517, equations 19-27).
 
     Args:
@@ -68,7 +122,8 @@ def mlstm(
         reset: True where a new sequence starts: that token and those after it see nothing of what came before.
         mask: False where a token is padding: it leaves the state as it was, its h is 0, a reset on it is ignored.
         implementation: "recurrent" (the oracle), "parallel" (quadratic), "chunkwise" (chunk after chunk) or "batched"
-            (all chunks at once, in more memory); None picks for the device.
+            (all chunks at once, in more memory); None picks the best that is supported. One token that meets a state
+            is computed by the form's step, or the best there is.
         chunk_size: tokens per chunk of the two last; None is 64 and 128.
         gate: "exp" (stabilised exponential input gate) or "sigmoid" (arXiv 2503.14376, section 2.3).
         normalize: whether h is divided by its normaliser; only the sigmoid gate can do without.
@@ -79,23 +134,26 @@ def mlstm(
         float32. Splitting a sequence and handing the state on gives the same as one call.
 
     Raises:
-        ValueError: for shapes or dtypes that do not fit, or a name that is not known.
+        ValueError: for shapes or dtypes that do not fit, or a name that is not known; `UnsupportedError`, which is
+            one, for an implementation that cannot run here.
         TypeError: for what is no array.
     """
     _check(q, k, v, i, f, 4, gate, normalize, eps)
-    name = pick_implementation()[0] if implementation is None else implementation
-    if name not in _FORMS:
-        raise ValueError(f"implementation is {implementation!r}, but must be None or one of {', '.join(_FORMS)}")
     check_count("chunk_size", chunk_size)
-    options = {"chunk_size": chunk_size} if name in _WITH_CHUNKS else {}
     check_flags(q.shape[:2], reset=reset, mask=mask)
-    start = _starting_state(state, q, v, i, f)
-    if q.shape[1] == 0:
+    start, seq = _starting_state(state, q, v, i, f), q.shape[1]
+    by_step = state is not None and seq == 1
+    form = choose(FORMS, implementation, {"q": q.shape, "v": v.shape}, q.dtype, step=by_step).implementation
+    options: dict[str, Any] = {"gate": gate, "normalize": normalize, "eps": eps}
+    if seq == 0:
         h, final = jnp.zeros_like(v), start
+    elif by_step and form.step is not None:
+        token = [None if x is None else x[:, 0] for x in (q, k, v, i, f, reset, mask)]
+        h, final = form.step(start, *token[:5], reset=token[5], mask=token[6], **options)
+        h = h[:, None]
     else:
-        h, final = _FORMS[name](
-            q, k, v, i, f, start, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps, **options
-        )
+        sizes = {name: chunk_size or size for name, size in form.sizes.items()}
+        h, final = form.run(q, k, v, i, f, start, reset=reset, mask=mask, **options, **sizes)
     return (h, final) if return_state else h
 
 
@@ -109,11 +167,14 @@ def mlstm_step(
     *,
     reset: Bool[Array, " batch"] | None = None,
     mask: Bool[Array, " batch"] | None = None,
+    implementation: str | None = None,
     gate: Gate = "exp",
     normalize: bool = True,
     eps: float = 1e-6,
 ) -> tuple[Float[Array, "batch heads dim_v"], MLSTMState]:
     """One token of the mLSTM: equal to `mlstm` on a sequence of length one.
+
+    A form without a step of its own leaves it to the best that has one.
 
     Returns:
         h in the dtype of v, and the next state.
@@ -121,21 +182,15 @@ def mlstm_step(
     _check(q, k, v, i, f, 3, gate, normalize, eps)
     check_flags(q.shape[:1], reset=reset, mask=mask)
     start = _starting_state(state, q, v, i, f)
-    return mlstm_token(start, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
+    step = choose(FORMS, implementation, {"q": q.shape, "v": v.shape}, q.dtype, step=True).implementation.step
+    assert step is not None
+    return step(start, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
 
 
 def _starting_state(state: MLSTMState | None, q: Array, v: Array, i: Array, f: Array) -> MLSTMState:
-    dtype = jnp.result_type(q.dtype, v.dtype, i.dtype, f.dtype, jnp.float32)
     batch, heads, dim_qk, dim_v = q.shape[0], q.shape[-2], q.shape[-1], v.shape[-1]
-    if state is None:
-        return zero_state(batch, heads, dim_qk, dim_v, dtype)
-    check_state(MLSTMState, state)
-    wanted = ((batch, heads, dim_qk, dim_v), (batch, heads, dim_qk), (batch, heads))
-    for label, array, shape in zip(MLSTMState._fields, state, wanted, strict=True):
-        if array.shape != shape:
-            raise ValueError(f"state.{label} has shape {array.shape}, but these inputs need {shape}")
-    dtype = jnp.result_type(dtype, *(x.dtype for x in state))
-    return MLSTMState(*(x.astype(dtype) for x in state))
+    shapes = (batch, heads, dim_qk, dim_v), (batch, heads, dim_qk), (batch, heads)
+    return starting_state(MLSTMState, state, shapes, q, v, i, f)
 
 
 def _check(q: Array, k: Array, v: Array, i: Array, f: Array, rank: int, gate: str, normalize: bool, eps: float) -> None:

@@ -1,46 +1,24 @@
-"""What one chunk of the mLSTM computes, forward and backward; README.md beside this file has the equations.
+"""The gradient of the chunkwise forms, by hand: what one chunk computes, forward and backward, and what joins them.
 
-Shape suffixes: b batch, h heads, l (or t for a query's, j for a key's) tokens of the chunk, d dim_qk, e dim_v.
+README.md beside this file has the equations. The forward pass saves one state per chunk, the backward pass recomputes
+what lies inside each. In which order the chunks are taken is a `Walk`, of which chunkwise.py and batched.py have one
+each, for two kinds of devices.
+
+Shape suffixes: b batch, h heads, l (or t for a query's, j for a key's) tokens of the chunk, d dim_qk, e dim_v;
+c chunks.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xlstm_jax.kernels.mlstm.gates import exact_cumsum
-from xlstm_jax.kernels.mlstm.state import normaliser_floor
-
-
-class Gates(NamedTuple):
-    """All that one chunk, or with a leading axis every chunk, needs to know of its gates."""
-
-    log_i: Array  # b h l
-    decay_high: Array  # b h l, running sum of log f, and what rounding took from it
-    decay_low: Array
-    segment: Array | None  # b 1 l, number of resets up to and including the token
-    valid: Array | None  # b 1 l, false at masked tokens; None if there are none
-    m: Array  # b h l
-    enter: Array  # b h l, weight of the entering state in the output at a token
-    leave: Array  # b h l, weight of a token in the leaving state
-    carry: Array  # b h, weight of the entering state in the leaving state
-
-
-def gates_of(log_i: Array, log_f: Array, starts: Array | None, valid: Array | None, m: Array, m0: Array) -> Gates:
-    high, low = exact_cumsum(log_f)
-    m_before = jnp.concatenate([m0[None], m[:-1, ..., -1]])
-    enter = jnp.exp((m_before[..., None] - m) + high + low)
-    to_end = (high[..., -1:] - high) + (low[..., -1:] - low)
-    leave = jnp.exp(to_end + (log_i - m[..., -1:]))
-    segment = None
-    if starts is not None:
-        segment = jnp.cumsum(starts, axis=-1, dtype=jnp.int32)
-        enter = jnp.where(segment == 0, enter, 0)
-        leave = jnp.where(segment == segment[..., -1:], leave, 0)
-    return Gates(log_i, high, low, segment, valid, m, enter, leave, enter[..., -1])
+from xlstm_jax.kernels.mlstm.gates import Gates, GateTerms, gates_of, normaliser_floor
 
 
 def _inner_weights(g: Gates) -> Float[Array, "b h t j"]:
@@ -144,3 +122,67 @@ def chunk_backward(
 
 def anchor(C: Array, n: Array, dC: Array, dn: Array) -> Array:
     return _product("bhde,bhde->bh", C, dC) + _product("bhd,bhd->bh", n, dn)
+
+
+class Walk(NamedTuple):
+    """An order to take the chunks in.
+
+    Attributes:
+        forward: (q, k, v, gates, C, n, normalize, eps, keep) -> ((h, C, n), (entering C and n of all chunks, s)), the
+            second part None unless `keep`.
+        backward: (q, k, v, dh, gates, kept, dC, dn, at_end, normalize, eps) -> (dC, dn, what passes into the first
+            chunk, dq, dk, dv) and, of all chunks, (q.dq, k.dk, dm, what passes over their ends); `kept` is what
+            `forward` kept, `at_end` what passes over the last one's end.
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+
+
+class _Saved(NamedTuple):
+    """What the backward pass needs."""
+
+    q: Array
+    k: Array
+    v: Array
+    terms: GateTerms
+    kept: tuple[Array, Array, Array]
+    C: Array  # behind the last chunk
+    n: Array
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def run_chunks(
+    q: Float[Array, "b s h d"],
+    k: Float[Array, "b s h d"],
+    v: Float[Array, "b s h e"],
+    terms: GateTerms,
+    C: Float[Array, "b h d e"],
+    n: Float[Array, "b h d"],
+    normalize: bool,
+    eps: float,
+    walk: Walk,
+) -> tuple[Float[Array, "b s h e"], Float[Array, "b h d e"], Float[Array, "b h d"]]:
+    """Outputs and final memory, with the gates and their frames (m0 and m) given from outside."""
+    return walk.forward(q, k, v, gates_of(terms), C, n, normalize, eps, False)[0]
+
+
+def _run_chunks_fwd(q, k, v, terms, C, n, normalize, eps, walk):
+    out, kept = walk.forward(q, k, v, gates_of(terms), C, n, normalize, eps, True)
+    return out, _Saved(q, k, v, terms, kept, *out[1:])
+
+
+def _run_chunks_bwd(normalize, eps, walk, saved: _Saved, cotangents):
+    dh, dC, dn = cotangents
+    at_end = anchor(saved.C, saved.n, dC, dn)
+    (dC, dn, dm0, dq, dk, dv), (q_dq, k_dk, dm, behind) = walk.backward(
+        saved.q, saved.k, saved.v, dh, gates_of(saved.terms), saved.kept, dC, dn, at_end, normalize, eps
+    )
+    # What passes over the border before token t, anchored by what passes over the end of its chunk.
+    dlog_f = jax.lax.cumsum(q_dq - k_dk, axis=3, reverse=True) + behind[..., None]
+    # The frame of the final state is the last m: a larger m means a smaller C.
+    dm = dm.at[-1, ..., -1].add(-at_end)
+    return dq, dk, dv, GateTerms(k_dk, dlog_f, None, None, dm, dm0), dC, dn
+
+
+run_chunks.defvjp(_run_chunks_fwd, _run_chunks_bwd)

@@ -9,9 +9,70 @@ Shape suffixes: c chunks, b batch, h heads, l tokens of a chunk.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+
+class GateTerms(NamedTuple):
+    """What the weights of all chunks follow from: log gates, 0 and -inf at masked tokens, and the stabilisers."""
+
+    log_i: Array  # c b h l
+    log_f: Array  # c b h l, 0 where a sequence starts
+    starts: Array | None  # c b 1 l, true where a sequence starts
+    valid: Array | None  # c b 1 l, false at masked tokens; None if there are none
+    m: Array  # c b h l
+    m0: Array  # b h, before the first token
+
+
+def gate_terms(
+    i: Float[Array, "b s h"],
+    f: Float[Array, "b s h"],
+    m0: Float[Array, "b h"],
+    *,
+    reset: Bool[Array, "b s"] | None,
+    mask: Bool[Array, "b s"] | None,
+    gate: str,
+    size: int,
+) -> GateTerms:
+    """The differentiable pre-pass, in chunks of `size` tokens and in the dtype of m0.
+
+    Where the last chunk is not full it begins earlier, so that it is, and what it has in common with the chunk before
+    is masked in it: nothing as large as the inputs has to be padded.
+    """
+    batch, seq = i.shape[:2]
+    shared = -seq % size
+    if shared and mask is None:
+        mask = jnp.ones((batch, seq), bool)
+
+    def by_chunk(x: Array) -> Array:  # (b, s, h) -> (c, b, h, l)
+        if shared:
+            x = jnp.concatenate([x[:, : seq // size * size], x[:, seq - size :]], axis=1)
+        return jnp.moveaxis(x.reshape(batch, -1, size, x.shape[-1]), (1, 3), (0, 2))
+
+    i, f = by_chunk(i.astype(m0.dtype)), by_chunk(f.astype(m0.dtype))
+    valid = starts = None
+    if mask is not None:
+        valid = by_chunk(mask[..., None])
+        valid = valid.at[-1, ..., :shared].set(False)
+        i, f = jnp.where(valid, i, 0), jnp.where(valid, f, 0)
+    log_f = jax.nn.log_sigmoid(f)
+    log_i = i if gate == "exp" else jax.nn.log_sigmoid(i)
+    if valid is not None:
+        log_f, log_i = jnp.where(valid, log_f, 0), jnp.where(valid, log_i, -jnp.inf)
+    decay, write = log_f, log_i
+    if reset is not None:
+        starts = by_chunk(reset[..., None])
+        starts = starts if valid is None else starts & valid
+        # A fresh sequence has m = 0 before its first token and nothing to decay but that.
+        decay, write = jnp.where(starts, -jnp.inf, log_f), jnp.where(starts, jnp.maximum(log_f, log_i), log_i)
+        log_f = jnp.where(starts, 0, log_f)
+    if gate == "exp":
+        return GateTerms(log_i, log_f, starts, valid, stabilisers(decay, write, m0), m0)
+    return GateTerms(log_i, log_f, starts, valid, jnp.zeros_like(log_i), jnp.zeros_like(m0))
 
 
 @jax.custom_vjp
@@ -87,3 +148,43 @@ def exact_cumsum(x: Float[Array, "*lead l"]) -> tuple[Float[Array, "*lead l"], F
         return high, left[1] + right[1] + lost
 
     return jax.lax.associative_scan(combine, (x, jnp.zeros_like(x)), axis=-1)
+
+
+class Gates(NamedTuple):
+    """All that one chunk, or with a leading axis every chunk, needs to know of its gates."""
+
+    log_i: Array  # b h l
+    decay_high: Array  # b h l, running sum of log f, and what rounding took from it
+    decay_low: Array
+    segment: Array | None  # b 1 l, number of resets up to and including the token
+    valid: Array | None  # b 1 l, false at masked tokens; None if there are none
+    m: Array  # b h l
+    enter: Array  # b h l, weight of the entering state in the output at a token
+    leave: Array  # b h l, weight of a token in the leaving state
+    carry: Array  # b h, weight of the entering state in the leaving state
+
+
+def gates_of(terms: GateTerms) -> Gates:
+    """The weights that follow from the terms."""
+    log_i, log_f, starts, valid, m, m0 = terms
+    high, low = exact_cumsum(log_f)
+    m_before = jnp.concatenate([m0[None], m[:-1, ..., -1]])
+    enter = jnp.exp((m_before[..., None] - m) + high + low)
+    to_end = (high[..., -1:] - high) + (low[..., -1:] - low)
+    leave = jnp.exp(to_end + (log_i - m[..., -1:]))
+    segment = None
+    if starts is not None:
+        segment = jnp.cumsum(starts, axis=-1, dtype=jnp.int32)
+        enter = jnp.where(segment == 0, enter, 0)
+        leave = jnp.where(segment == segment[..., -1:], leave, 0)
+    return Gates(log_i, high, low, segment, valid, m, enter, leave, enter[..., -1])
+
+
+def normaliser_floor(m: Float[Array, "*lead"]) -> Float[Array, "*lead"]:
+    """exp(-m), the least absolute value of the normaliser; infinite where the dtype ends.
+
+    With input gates at -100 it exceeds float32: what is divided by it is then zero to the dtype, and so is its
+    gradient. The exponential itself stays finite, since its derivative would turn an infinity into NaN.
+    """
+    largest = 0.999 * math.log(float(jnp.finfo(m.dtype).max))
+    return jnp.where(-m < largest, jnp.exp(jnp.minimum(-m, largest)), jnp.inf)

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.mlstm.state import MLSTMState, clear_padding, normaliser_floor
+from xlstm_jax.kernels.mlstm.gates import normaliser_floor
+from xlstm_jax.kernels.mlstm.state import MLSTMState, clear_padding
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def mlstm_parallel(
+def parallel(
     q: Float[Array, "b s h d"],
     k: Float[Array, "b s h d"],
     v: Float[Array, "b s h e"],

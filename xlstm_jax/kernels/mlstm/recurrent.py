@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.mlstm.state import MLSTMState, clear_padding, normaliser_floor
+from xlstm_jax.kernels.mlstm.gates import normaliser_floor
+from xlstm_jax.kernels.mlstm.state import MLSTMState, clear_padding
 
 
-def mlstm_recurrent(
+def recurrent(
     q: Float[Array, "b s h d"],
     k: Float[Array, "b s h d"],
     v: Float[Array, "b s h e"],
@@ -27,11 +28,11 @@ def mlstm_recurrent(
     normalize: bool,
     eps: float,
 ) -> tuple[Float[Array, "b s h e"], MLSTMState]:
-    """`mlstm_token` scanned over time."""
+    """`step` scanned over time."""
 
     def body(state: MLSTMState, xs: tuple) -> tuple[MLSTMState, Array]:
         q, k, v, i, f, reset, mask = xs
-        h, state = mlstm_token(state, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
+        h, state = step(state, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
         return state, h
 
     time_first = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (q, k, v, i, f, reset, mask))
@@ -39,7 +40,7 @@ def mlstm_recurrent(
     return jnp.moveaxis(h, 0, 1), state
 
 
-def mlstm_token(
+def step(
     state: MLSTMState,
     q: Float[Array, "b h d"],
     k: Float[Array, "b h d"],

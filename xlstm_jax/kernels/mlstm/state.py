@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -32,13 +31,3 @@ def zero_state(batch: int, heads: int, dim_qk: int, dim_v: int, dtype: jnp.dtype
 def clear_padding(mask: Bool[Array, "*lead"], *arrays: Array) -> tuple[Array, ...]:
     """The arrays (*lead, ...) with zeros where mask is false: whatever stands there, NaN included, has no influence."""
     return tuple(jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0) for x in arrays)
-
-
-def normaliser_floor(m: Float[Array, "*lead"]) -> Float[Array, "*lead"]:
-    """exp(-m), the least absolute value of the normaliser; infinite where the dtype ends.
-
-    With input gates at -100 it exceeds float32: what is divided by it is then zero to the dtype, and so is its
-    gradient. The exponential itself stays finite, since its derivative would turn an infinity into NaN.
-    """
-    largest = 0.999 * math.log(float(jnp.finfo(m.dtype).max))
-    return jnp.where(-m < largest, jnp.exp(jnp.minimum(-m, largest)), jnp.inf)

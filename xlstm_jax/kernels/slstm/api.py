@@ -2,34 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.arguments import check_count, check_flags, check_floats, check_state
-from xlstm_jax.kernels.slstm.fused import slstm_fused
-from xlstm_jax.kernels.slstm.recurrent import Options, slstm_recurrent, slstm_token
-from xlstm_jax.kernels.slstm.state import GATES, SLSTMState, zero_state
+from xlstm_jax.kernels.registry import (
+    Device,
+    Implementation,
+    check_count,
+    check_flags,
+    check_floats,
+    choose,
+    starting_state,
+    table,
+)
+from xlstm_jax.kernels.slstm import fused, recurrent
+from xlstm_jax.kernels.slstm.recurrent import Options
+from xlstm_jax.kernels.slstm.state import GATES, SLSTMState
 
-_FORMS: dict[str, Callable] = {"recurrent": slstm_recurrent, "fused": slstm_fused}
+
+def _best(device: Device) -> str | None:
+    return (
+        f"its own gradient, with one product for that of R; plain XLA, runs on every device (here: {device.platform})"
+    )
+
+
+FORMS = table(
+    Implementation("recurrent", recurrent.recurrent, step=recurrent.step),
+    Implementation("fused", fused.fused, best=_best, sizes={"unroll": fused.UNROLL}),
+)
+"""All forms, by the names that `slstm` takes as `implementation`."""
 
 
 def implementations() -> tuple[str, ...]:
     """The names that `slstm` takes as `implementation`."""
-    return tuple(_FORMS)
+    return tuple(FORMS)
 
 
 def pick_implementation() -> tuple[str, str]:
     """What `implementation=None` means on this device, and why."""
-    device = jax.default_backend()
-    return (
-        "fused",
-        f"its own gradient, with one product for that of R; plain XLA, runs on every device (here: {device})",
-    )
+    implementation, reason = choose(FORMS, None, {}, jnp.float32)
+    return implementation.name, reason
+
+
+@overload
+def slstm(
+    wx: Array,
+    r: Array,
+    b: Array,
+    *,
+    state: SLSTMState | None = None,
+    return_state: Literal[False] = False,
+    reset: Array | None = None,
+    mask: Array | None = None,
+    implementation: str | None = None,
+    product_dtype: DTypeLike | None = None,
+    unroll: int | None = None,
+    gradient_recurrent_cut: bool = False,
+    gradient_recurrent_clipval: float | None = None,
+    forward_clipval: float | None = None,
+) -> Float[Array, "batch seq heads dim"]: ...
+
+
+@overload
+def slstm(
+    wx: Array,
+    r: Array,
+    b: Array,
+    *,
+    state: SLSTMState | None = None,
+    return_state: Literal[True],
+    reset: Array | None = None,
+    mask: Array | None = None,
+    implementation: str | None = None,
+    product_dtype: DTypeLike | None = None,
+    unroll: int | None = None,
+    gradient_recurrent_cut: bool = False,
+    gradient_recurrent_clipval: float | None = None,
+    forward_clipval: float | None = None,
+) -> tuple[Float[Array, "batch seq heads dim"], SLSTMState]: ...
 
 
 def slstm(
@@ -61,7 +114,8 @@ def slstm(
         return_state: whether to return the state after the last token as well.
         reset: True where a new sequence starts: that token and those after it see nothing of what came before.
         mask: False where a token is padding: it leaves the state as it was, its y is 0, a reset on it is ignored.
-        implementation: "recurrent" (the oracle) or "fused"; None picks for the device.
+        implementation: "recurrent" (the oracle) or "fused"; None picks the best that is supported. One token that
+            meets a state is computed by the form's step, or the best there is.
         product_dtype: dtype that both sides of R y are rounded to; that of wx if None. All else is computed in the
             dtype of the state, which is at least float32.
         unroll: tokens per turn of the fused form's loops; None picks.
@@ -74,25 +128,29 @@ def slstm(
         and handing the state on gives the same as one call, gradients included.
 
     Raises:
-        ValueError: for shapes or dtypes that do not fit, or values that are not known.
+        ValueError: for shapes or dtypes that do not fit, or values that are not known; `UnsupportedError`, which is
+            one, for an implementation that cannot run here.
         TypeError: for what is no array.
     """
     _check(wx, r, b, 5)
-    name = pick_implementation()[0] if implementation is None else implementation
-    if name not in _FORMS:
-        raise ValueError(f"implementation is {implementation!r}, but must be None or one of {', '.join(_FORMS)}")
     check_count("unroll", unroll)
-    extra = {"unroll": unroll} if name == "fused" else {}
     check_flags(wx.shape[:2], reset=reset, mask=mask)
     options = _options(wx, product_dtype, gradient_recurrent_cut, gradient_recurrent_clipval, forward_clipval)
-    start = _starting_state(state, wx, r, b)
-    if wx.shape[1] == 0:
+    start, seq = _starting_state(state, wx, r, b), wx.shape[1]
+    by_step = state is not None and seq == 1
+    form = choose(FORMS, implementation, {"wx": wx.shape}, wx.dtype, step=by_step).implementation
+    if mask is not None:
+        # Whatever stands in padding, NaN included, reaches no gradient.
+        wx = jnp.where(mask[:, :, None, None, None], wx, 0)
+    if seq == 0:
         y, final = jnp.zeros((*wx.shape[:2], *wx.shape[3:]), wx.dtype), start
+    elif by_step and form.step is not None:
+        reset, mask = (None if x is None else x[:, 0] for x in (reset, mask))
+        y, final = form.step(start, wx[:, 0], r, b, reset=reset, mask=mask, options=options)
+        y = y[:, None]
     else:
-        if mask is not None:
-            # Whatever stands in padding, NaN included, reaches no gradient.
-            wx = jnp.where(mask[:, :, None, None, None], wx, 0)
-        y, final = _FORMS[name](wx, r, b, start, reset=reset, mask=mask, options=options, **extra)
+        sizes = {name: unroll or size for name, size in form.sizes.items()}
+        y, final = form.run(wx, r, b, start, reset=reset, mask=mask, options=options, **sizes)
     return (y, final) if return_state else y
 
 
@@ -104,12 +162,15 @@ def slstm_step(
     *,
     reset: Bool[Array, " batch"] | None = None,
     mask: Bool[Array, " batch"] | None = None,
+    implementation: str | None = None,
     product_dtype: DTypeLike | None = None,
     gradient_recurrent_cut: bool = False,
     gradient_recurrent_clipval: float | None = None,
     forward_clipval: float | None = None,
 ) -> tuple[Float[Array, "batch heads dim"], SLSTMState]:
     """One token of the sLSTM: equal to `slstm` on a sequence of length one.
+
+    A form without a step of its own leaves it to the best that has one.
 
     Returns:
         y in the dtype of wx, and the next state.
@@ -120,7 +181,9 @@ def slstm_step(
     start = _starting_state(state, wx, r, b)
     if mask is not None:
         wx = jnp.where(mask[:, None, None, None], wx, 0)
-    return slstm_token(start, wx, r, b, reset=reset, mask=mask, options=options)
+    step = choose(FORMS, implementation, {"wx": wx.shape}, wx.dtype, step=True).implementation.step
+    assert step is not None
+    return step(start, wx, r, b, reset=reset, mask=mask, options=options)
 
 
 def _options(
@@ -140,16 +203,8 @@ def _options(
 
 
 def _starting_state(state: SLSTMState | None, wx: Array, r: Array, b: Array) -> SLSTMState:
-    dtype = jnp.result_type(wx.dtype, r.dtype, b.dtype, jnp.float32)
-    batch, heads, dim = shape = (wx.shape[0], *wx.shape[-2:])
-    if state is None:
-        return zero_state(batch, heads, dim, dtype)
-    check_state(SLSTMState, state)
-    for label, array in zip(SLSTMState._fields, state, strict=True):
-        if array.shape != shape:
-            raise ValueError(f"state.{label} has shape {array.shape}, but these inputs need {shape}")
-    dtype = jnp.result_type(dtype, *(x.dtype for x in state))
-    return SLSTMState(*(x.astype(dtype) for x in state))
+    shape = (wx.shape[0], *wx.shape[-2:])
+    return starting_state(SLSTMState, state, (shape,) * len(SLSTMState._fields), wx, r, b)
 
 
 def _check(wx: Array, r: Array, b: Array, rank: int) -> None:

@@ -22,11 +22,11 @@ from jaxtyping import Array, Bool, Float
 from xlstm_jax.kernels.slstm.recurrent import Options, clip_output
 from xlstm_jax.kernels.slstm.state import GATES, SLSTMState
 
-_UNROLL = 1
+UNROLL = 1
 """Tokens per turn of the loops: 1 was fastest on CPUs, forward and backward (see benchmarks/slstm.py)."""
 
 
-def slstm_fused(
+def fused(
     wx: Float[Array, "b s g h d"],
     r: Float[Array, "g h d d"],
     b: Float[Array, "g h d"],
@@ -35,9 +35,9 @@ def slstm_fused(
     reset: Bool[Array, "b s"] | None,
     mask: Bool[Array, "b s"] | None,
     options: Options,
-    unroll: int | None = None,
+    unroll: int,
 ) -> tuple[Float[Array, "b s h d"], SLSTMState]:
-    """All tokens; equal to `slstm_recurrent`, gradients too."""
+    """All tokens; equal to `recurrent`, gradients too."""
     if reset is not None and mask is not None:
         reset = reset & mask
     reset, mask = (None if x is None else jnp.swapaxes(x, 0, 1)[:, None, :, None] for x in (reset, mask))
@@ -49,7 +49,7 @@ def slstm_fused(
         reset,
         mask,
         options,
-        unroll or _UNROLL,
+        unroll,
     )
     if mask is not None:
         y = jnp.where(mask, y, 0)

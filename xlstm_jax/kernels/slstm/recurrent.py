@@ -26,7 +26,7 @@ class Options(NamedTuple):
     forward_clipval: float | None
 
 
-def slstm_recurrent(
+def recurrent(
     wx: Float[Array, "b s g h d"],
     r: Float[Array, "g h d d"],
     b: Float[Array, "g h d"],
@@ -36,13 +36,13 @@ def slstm_recurrent(
     mask: Bool[Array, "b s"] | None,
     options: Options,
 ) -> tuple[Float[Array, "b s h d"], SLSTMState]:
-    """`slstm_token` scanned over time."""
+    """`step` scanned over time."""
     # Wide already here: the loop sums the gradient of r over the tokens in the dtype that r has outside of it.
     r, b = r.astype(state.c.dtype), b.astype(state.c.dtype)
 
     def body(state: SLSTMState, xs: tuple) -> tuple[SLSTMState, Array]:
         wx, reset, mask = xs
-        y, state = slstm_token(state, wx, r, b, reset=reset, mask=mask, options=options)
+        y, state = step(state, wx, r, b, reset=reset, mask=mask, options=options)
         return state, y
 
     time_first = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (wx, reset, mask))
@@ -50,7 +50,7 @@ def slstm_recurrent(
     return jnp.moveaxis(y, 0, 1), state
 
 
-def slstm_token(
+def step(
     state: SLSTMState,
     wx: Float[Array, "b g h d"],
     r: Float[Array, "g h d d"],

@@ -6,22 +6,11 @@ All names but "auto" are kept in configs as written. `mLSTMBackendNameAndKwargs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from xlstm_jax.config import ConfigError, near_miss
-from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig
-
-BackendName = Literal[
-    "auto",
-    "chunkwise",
-    "batched",
-    "parallel",
-    "recurrent",
-    "parallel_stabilized",
-    "fwbw_stabilized",
-    "triton_kernels",
-    "recurrent_triton",
-]
+from xlstm_jax.config import ConfigError, OneOf, near_miss
+from xlstm_jax.kernels.mlstm.api import FORMS
+from xlstm_jax.models.configs import FLOAT_NAMES, SubModelConfig, remembered
 
 
 class BackendSettings(NamedTuple):
@@ -82,10 +71,8 @@ _TRITON_NAMES = (
 
 _KWARGS: dict[str, dict[str, _Any | _Only]] = {
     "auto": {"eps": _EPS},
-    "chunkwise": {"chunk_size": _CHUNK_OR_NONE, "eps": _EPS},
-    "batched": {"chunk_size": _CHUNK_OR_NONE, "eps": _EPS},
-    "parallel": {"eps": _EPS},
-    "recurrent": {"context_length": _LENGTH, "eps": _EPS, "state_dtype": _STATE_DTYPE, "use_scan": _BOOL},
+    # Ours by the kernels' own table.
+    **{name: {**dict.fromkeys(form.sizes, _CHUNK_OR_NONE), "eps": _EPS} for name, form in FORMS.items()},
     "parallel_stabilized": {"context_length": _LENGTH},
     "fwbw_stabilized": {
         "chunk_size": _CHUNK_OR_NONE,
@@ -110,6 +97,9 @@ _KWARGS: dict[str, dict[str, _Any | _Only]] = {
     "recurrent_triton": {"eps": _EPS, "state_dtype": _STATE_DTYPE, "use_scan": _BOOL, "backend_name": _STEPS},
 }
 
+# A name of the peer's too, with what it takes there.
+_KWARGS["recurrent"] |= {"context_length": _LENGTH, "state_dtype": _STATE_DTYPE, "use_scan": _BOOL}
+
 _DEFAULT_CHUNK = {"fwbw_stabilized": 512, "triton_kernels": 64}
 
 
@@ -117,16 +107,16 @@ _DEFAULT_CHUNK = {"fwbw_stabilized": 512, "triton_kernels": 64}
 class mLSTMBackendNameAndKwargs(SubModelConfig):
     """An implementation by name, and its options.
 
-    Ours: "auto" (the best that the device can run), "chunkwise" and "batched" (kwargs chunk_size, eps), "parallel"
-    (eps), "recurrent" (eps). The peer's: "parallel_stabilized" and "fwbw_stabilized" mean in chunks, as suits the
-    device, "triton_kernels" what its kwarg backend_name says, "recurrent_triton" recurrent; their kwargs are accepted
-    as far as they mean something here.
+    Ours: "auto" (the best that the device can run) and the names of `xlstm_jax.kernels.mlstm.implementations`, with
+    the kwargs eps and, where it goes in chunks, chunk_size. The peer's: "parallel_stabilized" and "fwbw_stabilized"
+    mean in chunks, as suits the device, "triton_kernels" what its kwarg backend_name says, "recurrent_triton"
+    recurrent; their kwargs are accepted as far as they mean something here.
 
     Raises:
         ConfigError: for another name, an unknown kwarg, or a kwarg whose value cannot have an effect.
     """
 
-    name: BackendName = "auto"
+    name: Annotated[str, OneOf(tuple(_KWARGS))] = "auto"
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -152,21 +142,20 @@ class mLSTMBackendNameAndKwargs(SubModelConfig):
             if isinstance(rule, _Only) and value not in rule.values:
                 raise ConfigError(f"{where} is {value!r}, which has no effect here, because {rule.why}: leave it out")
 
+    @remembered
     def settings(self) -> BackendSettings:
         """What the name and the kwargs mean for `xlstm_jax.kernels.mlstm.mlstm`."""
         given = self.kwargs
         eps = given.get("eps", 1e-6)
         if self.name == "auto":
             return BackendSettings(eps=eps)
-        if self.name == "parallel":
-            return BackendSettings("parallel", eps=eps)
         if self.name == "parallel_stabilized":
             # The same function in less memory and, in float32, with more exact gradients.
             return BackendSettings(eps=eps)
-        if self.name in ("recurrent", "recurrent_triton"):
+        if self.name == "recurrent_triton":
             return BackendSettings("recurrent", eps=eps)
         chunk = given.get("chunk_size", _DEFAULT_CHUNK.get(self.name))
-        if self.name in ("chunkwise", "batched"):
+        if self.name in FORMS:
             return BackendSettings(self.name, chunk, eps=eps)
         if self.name == "fwbw_stabilized":
             # One chunk (chunk_size None) is the parallel form; this backend adds nothing to the normaliser.

@@ -12,7 +12,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from xlstm_jax.config import AtLeast, ConfigError, PositiveFloat
-from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, mlstm_step
+from xlstm_jax.kernels.mlstm import MLSTMState, mlstm
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import gate_bias_init
@@ -122,13 +122,27 @@ class mLSTMCell(nn.Module):
 
         q, k, v = (x.reshape(*x.shape[:2], cfg.num_heads, x.shape[-1] // cfg.num_heads) for x in (q, k, v))
         if cfg.add_qk_norm:
-            q = NormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=cfg.norm_type, name="q_norm")(q)
-            k = NormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=cfg.norm_type, name="k_norm")(k)
-        h, state = _run_memory(cfg, q, k, v, i, f, reset, context.mask, state, context.keep_state)
+            q = NormLayer(eps=cfg.norm_eps, dtype=cfg.dtype, norm_type=cfg.norm_type, name="q_norm")(q)
+            k = NormLayer(eps=cfg.norm_eps, dtype=cfg.dtype, norm_type=cfg.norm_type, name="k_norm")(k)
+        memory, dtype = cfg.backend.settings(), v.dtype
+        if memory.autocast_dtype is not None:
+            q, k, v = (x.astype(memory.autocast_dtype) for x in (q, k, v))
+        with jax.named_scope("mlstm"):
+            h, after = mlstm(
+                *(q, k, v, i, f),
+                state=state,
+                return_state=True,
+                reset=reset,
+                mask=context.mask,
+                implementation=memory.implementation,
+                chunk_size=memory.chunk_size,
+                gate=memory.gate,
+                eps=memory.eps,
+            )
         norm_type = self.out_norm_type or cfg.norm_type
-        norm = MultiHeadNormLayer(eps=cfg.norm_eps, dtype=cfg._dtype, norm_type=norm_type, axis=-2, name="out_norm")
-        h = norm(h).reshape(*h.shape[:2], h.shape[-2] * h.shape[-1])
-        return h, state
+        norm = MultiHeadNormLayer(eps=cfg.norm_eps, dtype=cfg.dtype, norm_type=norm_type, axis=-2, name="out_norm")
+        h = norm(h.astype(dtype)).reshape(*h.shape[:2], h.shape[-2] * h.shape[-1])
+        return h, after if context.keep_state else None
 
     def _gates(self, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
         """Pre-activations of input and forget gate, (batch, seq, heads), soft-capped."""
@@ -155,7 +169,7 @@ class mLSTMCell(nn.Module):
 class _GateParameters(nn.Module):
     """Kernel and bias of one gate; the kernel is returned as (features, heads) in either form."""
 
-    num_heads: Annotated[int, AtLeast(-1)]
+    num_heads: int
     sizes: tuple[int, ...]
     headwise: bool
     bias_init: Initializer
@@ -175,42 +189,6 @@ class _GateParameters(nn.Module):
             rows.append((part[:, :, None] * jnp.eye(heads)[:, None, :]).reshape(size, heads))
             start += size // heads
         return jnp.concatenate(rows), bias
-
-
-def _run_memory(
-    cfg: mLSTMCellConfig,
-    q: Array,
-    k: Array,
-    v: Array,
-    i: Array,
-    f: Array,
-    reset: Array | None,
-    mask: Array | None,
-    state: MLSTMState | None,
-    return_state: bool,
-) -> tuple[Array, MLSTMState | None]:
-    backend, dtype = cfg.backend.settings(), v.dtype
-    if backend.autocast_dtype is not None:
-        q, k, v = (x.astype(backend.autocast_dtype) for x in (q, k, v))
-    with jax.named_scope("mlstm"):
-        if state is not None and q.shape[1] == 1:
-            q, k, v, i, f = (x[:, 0] for x in (q, k, v, i, f))
-            reset, mask = (None if x is None else x[:, 0] for x in (reset, mask))
-            h, state = mlstm_step(state, q, k, v, i, f, reset=reset, mask=mask, gate=backend.gate, eps=backend.eps)
-            return h[:, None].astype(dtype), state
-        result: Any = mlstm(
-            *(q, k, v, i, f),
-            state=state,
-            return_state=return_state,
-            reset=reset,
-            mask=mask,
-            implementation=backend.implementation,
-            chunk_size=backend.chunk_size,
-            gate=backend.gate,
-            eps=backend.eps,
-        )
-    h, state = result if return_state else (result, None)
-    return h.astype(dtype), state
 
 
 def _check_heads(cfg: mLSTMCellConfig, **arrays: Any) -> None:

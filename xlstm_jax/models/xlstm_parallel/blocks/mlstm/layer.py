@@ -271,7 +271,7 @@ class mLSTMLayer(nn.Module):
         h, memory = cell(self.cell, q, k, v, gate_inputs[cfg.gate_input], memory, context)
         skip = self.conv_scaling(x_conv_act) if cfg.v_dim != cfg.inner_dim else x_conv_act
         h = (h + self.learnable_skip.astype(h.dtype) * skip) * jax.nn.swish(z)
-        return h, mLSTMLayerState(memory, window) if context.keep_state else None
+        return h, None if memory is None or window is None else mLSTMLayerState(memory, window)
 
 
 class mLSTMLayerV1(nn.Module):

@@ -13,7 +13,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
 from xlstm_jax.config import AtLeast, ConfigError, OneOf, PositiveFloat, PositiveInt
-from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, slstm, slstm_step, zero_state
+from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, slstm, zero_state
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import uniform_init
@@ -160,18 +160,13 @@ class sLSTMCell(nn.Module):
         }
         start = self.init_state(wx.shape[0]) if state is None else SLSTMState(*(x.astype(dtype) for x in state))
         with jax.named_scope("slstm"):
-            if state is not None and wx.shape[1] == 1:
-                reset, mask = (None if x is None else x[:, 0] for x in (reset, mask))
-                y, after = slstm_step(start, wx[:, 0], r, b, reset=reset, mask=mask, **options)
-                y = y[:, None]
-            else:
-                y, after = slstm(
-                    *(wx, r, b),
-                    state=start,
-                    return_state=True,
-                    reset=reset,
-                    mask=mask,
-                    implementation=cfg.implementation,
-                    **options,
-                )
+            y, after = slstm(
+                *(wx, r, b),
+                state=start,
+                return_state=True,
+                reset=reset,
+                mask=mask,
+                implementation=cfg.implementation,
+                **options,
+            )
         return y, after if context.keep_state else None

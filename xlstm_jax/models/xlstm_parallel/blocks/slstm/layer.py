@@ -134,7 +134,7 @@ class sLSTMLayer(nn.Module):
         wx = wx.reshape(*wx.shape[:3], cfg.num_heads, -1)
         y, memory = remat("sLSTMCell", cfg.parallel, sLSTMCell.__call__)(self.cell, wx, memory, context)
         y = self.group_norm(self.dropout(y, deterministic=not context.train)).reshape(x.shape)
-        return y, sLSTMLayerState(memory, window) if context.keep_state else None
+        return y, None if memory is None or window is None else sLSTMLayerState(memory, window)
 
 
 def _conv_config(config: sLSTMLayerConfig) -> CausalConv1dConfig:

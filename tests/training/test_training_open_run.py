@@ -1,0 +1,99 @@
+"""Opening a run: what is read decides, and deciding needs no folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from training_helpers import tiny_experiment, with_fields
+
+from xlstm_jax.runs.errors import ConfigChangedError, NoCheckpointError
+from xlstm_jax.runs.folder import CONVERTED, RunFolder, with_config
+from xlstm_jax.training.config import Experiment
+from xlstm_jax.training.errors import TrainingError
+from xlstm_jax.training.loop import train
+from xlstm_jax.training.open_run import Facts, agree, inspect
+
+
+def facts(**changes: Any) -> Facts:
+    """Of a folder that is nowhere."""
+    begun = with_fields(tiny_experiment(store="text"), "model", vocab_size=320)
+    values: dict[str, Any] = {
+        "run": RunFolder("nowhere"),
+        "recorded": with_fields(begun, "data", fingerprint="f"),
+        "converted": False,
+        "tokenizer": None,
+        "has_checkpoint": True,
+        "lost": None,
+    }
+    return Facts(**values | changes)
+
+
+def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_looking_at_a_run_changes_nothing_in_it(store: Path, tmp_path: Path) -> None:
+    outcome = train(tmp_path / "run", tiny_experiment(store=store, steps=2))
+    before = snapshot(tmp_path / "run")
+    found = inspect(RunFolder(tmp_path / "run"))
+    assert snapshot(tmp_path / "run") == before
+    assert (found.recorded, found.has_checkpoint, found.converted) == (outcome.opened.experiment, True, False)
+    assert found.tokenizer is not None
+    assert found.tokenizer.fingerprint == outcome.opened.store.tokenizer.fingerprint
+
+    fresh = inspect(RunFolder(tmp_path / "new"))
+    assert (fresh.recorded, fresh.tokenizer, fresh.has_checkpoint, fresh.lost) == (None, None, False, None)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_left_open_is_as_the_run_has_it() -> None:
+    asked = tiny_experiment(store="text", steps=99)
+    agreed = agree(facts(), asked)
+    assert (agreed.model.vocab_size, agreed.data.fingerprint, agreed.training.steps) == (320, "f", 99)
+    assert agree(facts(recorded=None), asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("changes", "optimizer", "error", "says"),
+    [
+        ({"converted": True}, {}, TrainingError, "nowhere holds weights that were trained elsewhere"),
+        ({}, {"lr": 0.5}, ConfigChangedError, r"optimizer\.lr is 0\.01 in the run and 0\.5 now"),
+        (
+            {"lost": Path("nowhere/checkpoints/4")},
+            {},
+            NoCheckpointError,
+            "no checkpoint of nowhere is undamaged",
+        ),
+    ],
+)
+def test_facts_alone_refuse_in_one_sentence(
+    changes: dict[str, Any], optimizer: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        agree(facts(**changes), with_fields(tiny_experiment(store="text"), "optimizer", **optimizer))
+
+
+@pytest.mark.parametrize(
+    ("parts", "recorded", "converted"),
+    [
+        (("params",), {CONVERTED: True}, True),
+        (("params", "opt_state"), {CONVERTED: True}, True),
+        (("params",), {CONVERTED: False}, False),
+        # From before it was recorded.
+        (("params",), {}, True),
+        (("params", "opt_state"), {}, False),
+    ],
+)
+def test_weights_from_elsewhere_are_known_by_what_was_recorded_of_them(
+    parts: tuple[str, ...], recorded: dict[str, bool], converted: bool, tmp_path: Path
+) -> None:
+    run, experiment = RunFolder(tmp_path), tiny_experiment(store="text")
+    with run.checkpoints() as checkpoints:
+        state = {part: {"kernel": np.ones(2, np.float32)} for part in parts}
+        checkpoints.save(0, state, with_config(experiment, tokens_seen=0, **recorded))
+    run.write_config(experiment)
+    assert inspect(run).converted is converted
+    assert run.read_config(Experiment) == experiment

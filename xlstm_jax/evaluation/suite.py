@@ -1,0 +1,149 @@
+"""The one shape of an evaluation: its options, its record, its table, its picture; found by the name of its folder.
+
+A new evaluation is a folder beside this file whose `suite.py` holds a `SUITE`; nothing else names it. All of these
+files are imported to tell what there is: they bring in JAX within their functions only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xlstm_jax import evaluation
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+RESULT = "result.json"
+CALLS_PER_LINE = 10
+"""Where there is no terminal for a bar, a line stands for so many steps of one."""
+
+Record = Mapping[str, Any]
+"""JSON values."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """An evaluation; `table` and `picture` know nothing but the record."""
+
+    name: str
+    """That of its folder, and `xlstm eval NAME`."""
+    summary: str
+    """What it does, in a line."""
+    config: type
+    """A dataclass that checks itself, with a field for each option of the command; see `option`."""
+    run: Callable[[Any, Progress], Iterator[Record]]
+    """(config, progress) -> the record as it grows: an interruption leaves what was found. What is wrong with the
+    config is raised by the call, before anything is run."""
+    table: Callable[[Record], tuple[Table, str]]
+    """(table for a terminal of 80 columns, what its columns mean)."""
+    picture: Callable[[Record, Path], None]
+    """Draws a PNG."""
+    picture_name: str = "picture.png"
+    folder: str | None = None
+    """Where the results go below `runs`, with the config's fields in braces: "synthetic-{task}"; the name if None."""
+    examples: str = ""
+    """What stands below the options in the help."""
+
+    def place(self, **values: Any) -> Path:
+        """The folder for the results of a config with these values, if no other is asked for."""
+        return Path("runs", (self.folder or self.name).format(**values))
+
+
+def option(metavar: str, what: str, *, read: Callable[[str], Any] = str, **default: Any) -> Any:
+    """A field of a suite's config that the command line can set.
+
+    Args:
+        metavar: its value in the help.
+        what: it is, for the help.
+        read: makes the value of its text; raises ValueError or `argparse.ArgumentTypeError`.
+        default: `default=VALUE`; without it the option must be given.
+    """
+    return dataclasses.field(metadata={"metavar": metavar, "help": what, "type": read}, **default)
+
+
+def suites() -> Iterator[Suite]:
+    """All suites, by name."""
+    found = {file.parent.name for place in evaluation.__path__ for file in Path(place).glob("*/suite.py")}
+    for name in sorted(found):
+        yield importlib.import_module(f"{evaluation.__name__}.{name}.suite").SUITE
+
+
+class Progress:
+    """How far an evaluation is: sentences, and a bar on a terminal or a line now and then anywhere else."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence."""
+        self._console.print(sentence, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        """A bar of `total` steps; yields the function (steps done, how it stands) that moves it."""
+        from rich import progress
+
+        terminal, calls = self._console.is_terminal, 0
+        columns = progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TimeElapsedColumn()
+        with progress.Progress(*columns, console=self._console, transient=True, disable=not terminal) as bar:
+            task = bar.add_task(f"{title}: compiling", total=total)
+
+            def show(done: int, how: str) -> None:
+                nonlocal calls
+                calls += 1
+                bar.update(task, completed=done, description=f"{title}: {how}")
+                if not terminal and (calls % CALLS_PER_LINE == 0 or done == total):
+                    self.say(f"{title}: {how}")
+
+            yield show
+
+
+def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: bool = False) -> Record:
+    """Run a suite and show what it found.
+
+    Args:
+        suite, config: what to run.
+        out: the folder for result.json and the picture; that of `Suite.place` if None.
+        as_json: print the record on standard output, and all else on standard error.
+
+    Returns:
+        The record, as result.json has it.
+
+    Raises:
+        ConfigError: for a value that cannot be used; nothing is written then.
+    """
+    from rich.console import Console
+
+    from xlstm_jax.files import write_atomic
+    from xlstm_jax.machine.environment import present_environment
+
+    stream = sys.stderr if as_json else sys.stdout
+    # A pipe has no width; a terminal knows its own.
+    console = Console(highlight=False, stderr=as_json, width=None if stream.isatty() else 120)
+    progress = Progress(console)
+    records = suite.run(config, progress)
+    out = suite.place(**vars(config)) if out is None else out
+    out.mkdir(parents=True, exist_ok=True)
+    record: Record = {}
+    for found in records:
+        record = {**found, "environment": present_environment()}
+        write_atomic(out / RESULT, json.dumps(record, indent=2) + "\n")
+        suite.picture(record, out / suite.picture_name)
+    if as_json:
+        print(json.dumps(record, indent=2))
+    else:
+        table, meaning = suite.table(record)
+        console.print(table)
+        progress.say(meaning)
+        sys.stdout.flush()
+    progress.say(f"written: {out / RESULT}, {out / suite.picture_name}")
+    return record

@@ -1,0 +1,126 @@
+"""What a model pays for documents in nats, and the one compiled program that adds it up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from xlstm_jax.kernels.cross_entropy import cross_entropy
+from xlstm_jax.models.language_model import LanguageModel, build_model, with_exact_resets
+
+MOST_NATS = 700.0
+"""The exponential of more is no float."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Summed cross-entropy of documents, with what it is to be divided by."""
+
+    nats: float
+    tokens: int
+    """Targets: the tokens of the documents, and the EOD that ends each."""
+    raw_bytes: int
+    """Bytes of the documents before tokenizing."""
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """Per token."""
+        return math.exp(min(self.loss, MOST_NATS))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits of all targets, the end of each document included, over the bytes of the text; infinite for no text."""
+        return self.nats / math.log(2) / self.raw_bytes if self.raw_bytes else math.inf
+
+    def to_dict(self) -> dict[str, float]:
+        """The keys of metrics.jsonl."""
+        return {
+            "validation_loss": self.loss,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "validation_tokens": self.tokens,
+        }
+
+
+class Scorer:
+    """A model's compiled scoring of rows of tokens; to be shared by what scores the same model on several texts.
+
+    Each document starts from an empty memory, whatever the model does at document borders in training.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = build_model(with_exact_resets(model.config))
+        self._nats = jax.jit(partial(_nats, self.model), donate_argnums=1)
+
+    def start(self, batch_size: int) -> Any:
+        """The state before the first token, to be carried from call to call; None if the model is to read windows."""
+        return self.model.init_state(batch_size) if self.model.fixed_state else None
+
+    def window(self, otherwise: int) -> int:
+        """Tokens in a window, for a model without a fixed state: its context length, `otherwise` if it has none.
+
+        It knows no positions beyond that length, and would be scored on what it was not trained for.
+        """
+        context = self.model.config.context_length
+        return context if context > 0 else otherwise
+
+    def __call__(
+        self,
+        params: Any,
+        state: Any,
+        tokens: Int[np.ndarray, "batch seq"],
+        targets: Int[np.ndarray, "batch seq"],
+        document_borders: Bool[np.ndarray, "batch seq"],
+        loss_mask: Bool[np.ndarray, "batch seq"],
+        mask: Bool[np.ndarray, "batch seq"] | None = None,
+    ) -> tuple[Float[Array, ""], Any]:
+        """Nats of the targets whose `loss_mask` is true, and the state after them.
+
+        Args:
+            params: of the model.
+            state: of `start` or of the call before; it is given away.
+            tokens, document_borders, mask: as the model's.
+            targets: the token after each.
+            loss_mask: which targets count.
+        """
+        return self._nats(params, state, tokens, targets, document_borders, loss_mask, mask)
+
+
+def _nats(
+    model: LanguageModel,
+    params: Any,
+    state: Any,
+    tokens: Array,
+    targets: Array,
+    document_borders: Array,
+    loss_mask: Array,
+    mask: Array | None,
+) -> tuple[Array, Any]:
+    variables, carried = {"params": params}, state is not None
+    hidden: Any = model.apply(
+        variables,
+        tokens,
+        document_borders=document_borders,
+        mask=mask,
+        state=state,
+        return_state=carried,
+        method="features",
+    )
+    hidden, state = hidden if carried else (hidden, None)
+
+    def head(chunk: Array) -> Any:
+        return model.apply(variables, chunk, method="head")
+
+    return cross_entropy(head, hidden, jnp.asarray(targets), jnp.asarray(loss_mask)).nats, state

@@ -1,0 +1,103 @@
+"""What stands at the end of a run: the model beside the baselines on every held-out document, and samples."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
+
+from xlstm_jax.data.store import HeldoutBatch
+from xlstm_jax.files import write_atomic
+from xlstm_jax.inference.generate import generate_text
+from xlstm_jax.report.table import Comparison, compare, print_comparison
+from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.scoring.heldout import HeldOut
+from xlstm_jax.training.events import Ended, Event
+from xlstm_jax.training.open_run import OpenRun
+
+REPORT_NAME = "report.json"
+SAMPLE_TOKENS = 80
+SAMPLE_TEMPERATURE = 0.7
+
+
+class Finish:
+    """When all steps are made: writes report.json, prints its table and samples. A finished run gets it once."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def handle(self, event: Event) -> None:
+        """See `Listener`."""
+        match event:
+            case Ended(outcome=outcome) if outcome is not None and not outcome.exit_code:
+                opened = outcome.opened
+                if outcome.trained or not has_report(opened.run, opened.step):
+                    self._finish(opened)
+
+    def _finish(self, opened: OpenRun) -> None:
+        console = self._console
+        comparison = final_comparison(opened, console)
+        if comparison is not None:
+            print_comparison(comparison, console)
+        print_samples(opened, console)
+        console.print(f"the run is in {opened.run} (loss curve: {opened.run.plot_path})", soft_wrap=True)
+
+
+def has_report(run: RunFolder, step: int) -> bool:
+    """Whether the run was compared with the baselines after so many steps."""
+    try:
+        return json.loads((run.path / REPORT_NAME).read_bytes())["step"] == step
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
+    """Score the trained model and the baselines on the whole held-out split, and write report.json into the run.
+
+    Returns:
+        The comparison, or None where the store has no held-out documents.
+    """
+    held_out = HeldOut(
+        opened.scorer,
+        opened.store.split("validation"),
+        batch_size=opened.experiment.training.batch_size,
+        seq_len=opened.experiment.seq_len,
+    )
+    if not held_out.num_documents:
+        return None
+
+    def progress(batches: Iterator[HeldoutBatch], count: int) -> Iterator[HeldoutBatch]:
+        return iter(
+            track(batches, "held-out files", total=count, console=console, transient=True)
+            if console.is_terminal
+            else batches
+        )
+
+    score = held_out(opened.state.params, progress)
+    comparison = compare(score.bits_per_byte, opened.store)
+    report = {"step": opened.step, "bits_per_byte": comparison.to_dict(), **score.to_dict()}
+    write_atomic(opened.run.path / REPORT_NAME, json.dumps(report, indent=2) + "\n")
+    return comparison
+
+
+def print_samples(opened: OpenRun, console: Console) -> None:
+    """What the trained model makes of the experiment's sample prompts."""
+    prompts = opened.experiment.training.sample_prompts
+    if not prompts:
+        return
+    texts = generate_text(
+        opened.model,
+        opened.state.params,
+        opened.store.tokenizer,
+        prompts,
+        max_tokens=SAMPLE_TOKENS,
+        temperature=SAMPLE_TEMPERATURE,
+    )
+    console.print(f"samples at temperature {SAMPLE_TEMPERATURE}:")
+    for prompt, text in zip(prompts, texts, strict=True):
+        console.print(Text(f"\n{prompt}", "bold").append(text, "not bold"), soft_wrap=True)
+    console.print(f"\nmore of them: xlstm generate {opened.run} --prompt {shlex.quote(prompts[0])}", soft_wrap=True)

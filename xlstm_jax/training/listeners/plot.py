@@ -1,0 +1,22 @@
+"""loss.png: the loss curve, drawn anew with each checkpoint."""
+
+from __future__ import annotations
+
+from xlstm_jax.report.loss_plot import plot_loss
+from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.training.events import Event, Saved, Started
+
+
+class LossPlot:
+    """Draws all records of metrics.jsonl."""
+
+    def __init__(self) -> None:
+        self._run: RunFolder | None = None
+
+    def handle(self, event: Event) -> None:
+        """See `Listener`."""
+        match event:
+            case Started(run=run):
+                self._run = run
+            case Saved() if self._run is not None:
+                plot_loss(self._run.metrics().read(), self._run.plot_path, str(self._run))

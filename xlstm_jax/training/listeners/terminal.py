@@ -1,0 +1,220 @@
+"""What a person sees while a model trains: a live panel on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from xlstm_jax.report.curve import draw_curve
+from xlstm_jax.training.events import Ended, Event, Record, Said, Started, Stepped
+
+if TYPE_CHECKING:
+    from xlstm_jax.training.loop import Outcome
+
+REFRESH_SECONDS = 0.25
+RECENT_STEPS = 50
+"""Speed and remaining time follow from so many steps; the loss shown is their mean."""
+
+SCORE = ("validation_loss", "perplexity", "bits_per_byte")
+"""What a record holds of a score on the held-out text."""
+
+
+def make_terminal(title: str, log_every: int, console: Console) -> Terminal:
+    """A live panel if the console is a terminal, else plain lines every `log_every` steps."""
+    return LivePanel(console, title) if console.is_terminal else PlainLines(console, log_every)
+
+
+class Terminal:
+    """From events to what is shown; how, the two kinds below say."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def handle(self, event: Event) -> None:
+        """See `Listener`."""
+        match event:
+            case Said(sentence):
+                self.say(sentence)
+            case Started(experiment=experiment, step=step, earlier=earlier):
+                self.start(step, experiment.training.steps, earlier)
+            case Stepped(record=record):
+                self.step(record)
+            case Ended(outcome):
+                if outcome is not None:
+                    self._tell_the_end(outcome)
+                self.close()
+
+    def say(self, sentence: str) -> None:
+        """Something that happens once."""
+        self._console.print(sentence, soft_wrap=True, markup=False)
+
+    def start(self, first_step: int, last_step: int, earlier: Sequence[Record]) -> None:
+        """Training goes from `first_step` to `last_step`; `earlier` are the records of the steps before."""
+
+    def step(self, record: Record) -> None:
+        """One more step."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+    def _tell_the_end(self, outcome: Outcome) -> None:
+        run, step = outcome.opened.run, outcome.opened.step
+        if outcome.exit_code:
+            self.say(f"saved at step {step}; `xlstm train {run}` goes on from there")
+        elif not outcome.trained:
+            steps = outcome.opened.experiment.training.steps
+            self.say(f"{run} is finished: it has made {step} of {steps} steps (more: --training.steps N)")
+
+
+class PlainLines(Terminal):
+    """One line every few steps and at each evaluation on the held-out text."""
+
+    def __init__(self, console: Console, log_every: int) -> None:
+        super().__init__(console)
+        self._log_every = log_every
+        self._pace = Pace(0, 1)
+
+    def start(self, first_step: int, last_step: int, earlier: Sequence[Record]) -> None:
+        self._pace = Pace(first_step, last_step)
+
+    def step(self, record: Record) -> None:
+        self._pace.add(record)
+        step, last = record["step"], self._pace.last_step
+        if step % self._log_every and step not in (1, last) and "validation_loss" not in record:
+            return
+        parts = [f"step {step}/{last}", f"loss {shown(record['loss'])}"]
+        if "validation_loss" in record:
+            parts.append(
+                f"held out {record['validation_loss']:.4f} (perplexity {record['perplexity']:.1f}, "
+                f"{record['bits_per_byte']:.3f} bits/byte)"
+            )
+        parts += [f"lr {record['lr']:.2e}", f"{record['tokens_per_second']:,.0f} tokens/s"]
+        if record.get("flops_share"):
+            parts.append(f"{record['flops_share']:.0%} of peak")
+        self.say("  ".join([*parts, f"{duration(self._pace.remaining())} left"]))
+
+
+class LivePanel(Terminal):
+    """A panel with progress, numbers and the loss curve, redrawn in place."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        super().__init__(console)
+        self._title = title
+        self._pace = Pace(0, 1)
+        self._records: list[Record] = []
+        self._validation: Record | None = None
+        self._drawn = 0.0
+        self._live: Live | None = None
+
+    def start(self, first_step: int, last_step: int, earlier: Sequence[Record]) -> None:
+        self._pace = Pace(first_step, last_step)
+        # A line of the file may be damaged; its numbers are not worth a crash.
+        self._records = [r for r in earlier if _holds_numbers(r, "step", "loss", "lr")]
+        scored = (r for r in reversed(self._records) if _holds_numbers(r, *SCORE))
+        self._validation = next(scored, None)
+        self._live = Live(self._panel(), console=self._console, auto_refresh=False)
+        self._live.start(refresh=True)
+
+    def step(self, record: Record) -> None:
+        self._pace.add(record)
+        self._records.append(record)
+        if "validation_loss" in record:
+            self._validation = record
+        now = time.monotonic()
+        if self._live is not None and now - self._drawn >= REFRESH_SECONDS:
+            self._drawn = now
+            self._live.update(self._panel(), refresh=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.update(self._panel(), refresh=True)
+            self._live.stop()
+            self._live = None
+
+    def _panel(self) -> Panel:
+        width = max(min(self._console.width - 16, 90), 20)
+        losses = [r for r in self._records if r["loss"] is not None]
+        curve = draw_curve([r["step"] for r in losses], [r["loss"] for r in losses], width=width, height=9)
+        step = self._records[-1]["step"] if self._records else self._pace.first_step
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            Text(f"step {step}/{self._pace.last_step}"),
+            ProgressBar(total=self._pace.last_step, completed=step, width=max(width - 34, 10)),
+            Text(f"{duration(self._pace.remaining())} left" if self._pace.times else ""),
+        )
+        return Panel(
+            Group(bar, self._numbers(), *(Text(line, style="cyan", no_wrap=True) for line in curve)),
+            title=self._title,
+            title_align="left",
+            width=min(self._console.width, width + 16),
+        )
+
+    def _numbers(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        if not self._records:
+            return table
+        last = self._records[-1]
+        recent = [r["loss"] for r in self._records[-RECENT_STEPS:] if r["loss"] is not None]
+        loss = f"[b]{shown(sum(recent) / len(recent))}[/b]" if recent else "-"
+        share = f"  [b]{last['flops_share']:.0%}[/b] of peak" if last.get("flops_share") else ""
+        table.add_row(f"loss {loss}", f"lr {last['lr']:.2e}", f"{self._pace.tokens_per_second():,.0f} tokens/s{share}")
+        if self._validation is not None:
+            seen = self._validation
+            table.add_row(
+                f"held out [b]{seen['validation_loss']:.4f}[/b]",
+                f"perplexity {seen['perplexity']:.1f}",
+                f"{seen['bits_per_byte']:.3f} bits/byte (step {seen['step']})",
+            )
+        return table
+
+
+def _holds_numbers(record: Record, *keys: str) -> bool:
+    return all(isinstance(record.get(key), (int, float)) for key in keys)
+
+
+class Pace:
+    """Remaining time and speed from the recent steps, with the pauses between them (evaluation, saving)."""
+
+    def __init__(self, first_step: int, last_step: int) -> None:
+        self.first_step = first_step
+        self.last_step = last_step
+        self.times: list[float] = []
+        self._step = first_step
+        self._tokens: list[int] = []
+        self._started = time.monotonic()
+
+    def add(self, record: Record) -> None:
+        self._step = record["step"]
+        self.times = [*self.times[-RECENT_STEPS:], record["step_time"]]
+        self._tokens = [*self._tokens[-RECENT_STEPS:], record["tokens"]]
+
+    def tokens_per_second(self) -> float:
+        return sum(self._tokens) / max(sum(self.times), 1e-9)
+
+    def remaining(self) -> float:
+        """Seconds, by the mean over all steps of this process."""
+        done = self._step - self.first_step
+        return (time.monotonic() - self._started) / max(done, 1) * max(self.last_step - self._step, 0)
+
+
+def shown(loss: float | None) -> str:
+    """A loss for people; None stands for one that is not finite."""
+    return "not finite" if loss is None else f"{loss:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s` or `2 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

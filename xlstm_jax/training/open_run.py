@@ -1,0 +1,266 @@
+"""From a run folder and an experiment to everything that a training loop needs, or to one sentence why not.
+
+In three parts: `inspect` reads the folder, `agree` decides by what was read, `act` does it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from xlstm_jax.data.prepare import prepare
+from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, MixedStore, TokenStore, open_store
+from xlstm_jax.data.tokenizers import load_tokenizer
+from xlstm_jax.files import bytes_in_words
+from xlstm_jax.models.language_model import LanguageModel
+from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
+from xlstm_jax.runs.difference import refuse_differences
+from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError
+from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.scoring.score import Scorer
+from xlstm_jax.training.build import build, fresh_state
+from xlstm_jax.training.config import Experiment, with_vocabulary
+from xlstm_jax.training.errors import TrainingError, WrongStoreError
+from xlstm_jax.training.optimizers import Optimizer
+from xlstm_jax.training.step import TrainState
+
+MAY_CHANGE = (
+    "data.store",
+    "data.mixture",
+    "training.steps",
+    "training.eval_every",
+    "training.eval_tokens",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.log_every",
+    "training.sample_prompts",
+)
+"""What a run may be continued with that it was not begun with: its length, its logging, its checkpoints, its paths."""
+
+CONFIG_MAY_DIFFER = (*MAY_CHANGE, "data.fingerprint")
+"""What config.json may say otherwise than the newest checkpoint: a copy learns its store's fingerprint when it is first
+trained, and a fingerprint is compared with the store's."""
+
+VERIFIED_BYTES = 1 << 30
+"""A token store up to this size is compared with its sums before each training, which takes a second or two."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """Which tokenizer it is."""
+
+    kind: str
+    vocab_size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run's folder holds, so far as it decides how training may go on."""
+
+    run: RunFolder
+    recorded: Experiment | None
+    """What config.json says; None for a run that has not begun."""
+    converted: bool
+    """Whether its newest checkpoint holds weights that were trained elsewhere, and nothing else."""
+    tokenizer: TokenizerFacts | None
+    has_checkpoint: bool
+    """Whether there is a complete checkpoint."""
+    lost: Path | None
+    """The newest of its damaged checkpoints, where there is no complete one."""
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that is ready to train: its lock must be held by whoever uses this."""
+
+    run: RunFolder
+    experiment: Experiment
+    store: TokenStore
+    model: LanguageModel
+    optimizer: Optimizer
+    scorer: Scorer
+    checkpoints: Checkpoints
+    state: TrainState
+    step: int
+    """Steps made so far."""
+    tokens_seen: int
+    """Targets learnt from so far."""
+
+
+def open_run(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun:
+    """Check the experiment against the run, open its data and restore its newest good checkpoint, or start afresh.
+
+    Raises:
+        ConfigChangedError: if the run was begun with values that may not change.
+        WrongStoreError: if the token store is not the run's.
+        TrainingError: if the run holds converted weights; a fork of it can be trained.
+        DiskFullError: if the disk has no room for the checkpoints to come.
+        NoCheckpointError: if all checkpoints are damaged.
+        DamagedRunError: if the config is not the one that the checkpoint was saved with.
+    """
+    facts = inspect(run)
+    return act(run, facts, agree(facts, experiment), say)
+
+
+def inspect(run: RunFolder) -> Facts:
+    """The facts of a run's folder; nothing in it is changed."""
+    has_checkpoint = bool(run.checkpoints(read_only=True).steps())
+    return Facts(
+        run=run,
+        recorded=run.read_config(Experiment) if run.exists else None,
+        converted=run.converted,
+        tokenizer=_tokenizer(run.tokenizer_dir) if run.tokenizer_dir.exists() else None,
+        has_checkpoint=has_checkpoint,
+        lost=None if has_checkpoint else _lost_checkpoint(run),
+    )
+
+
+def agree(facts: Facts, experiment: Experiment) -> Experiment:
+    """What the run is trained on with, by its facts alone: the experiment, with what it leaves open as the run has it.
+
+    Raises:
+        as `open_run`, where the folder alone is against it.
+    """
+    run = facts.run
+    if facts.converted:
+        raise TrainingError(
+            f"{run} holds weights that were trained elsewhere, and stays as it is; train a copy of it on a text of "
+            f"yours: xlstm train {run} --fork NAME --sources PATH --steps N"
+        )
+    if facts.recorded is not None:
+        experiment = filled_in(experiment, facts.recorded)
+        refuse_differences(run, facts.recorded.to_dict(), experiment.to_dict(), MAY_CHANGE)
+    if facts.lost is not None:
+        raise NoCheckpointError(
+            f"no checkpoint of {run} is undamaged ({facts.lost} is not); delete {run.checkpoint_dir} to train the run "
+            "from the start again"
+        )
+    return experiment
+
+
+def agree_on_store(facts: Facts, experiment: Experiment, store: TokenStore) -> Experiment:
+    """The experiment with what follows from its store: the vocabulary and the fingerprint.
+
+    Raises:
+        WrongStoreError: if the store is not the run's, or not of the experiment's tokenizer.
+        ConfigError: if the model's vocabulary is smaller than the tokenizer's.
+    """
+    ours = facts.tokenizer
+    if ours is not None and ours.fingerprint != store.tokenizer.fingerprint:
+        raise WrongStoreError(
+            f"{facts.run} was trained with another tokenizer ({ours.kind}, {ours.vocab_size} tokens) than that "
+            f"of the store {store} ({store.tokenizer.kind}, {store.vocab_size} tokens); give its own store "
+            "with --data.store PATH"
+        )
+    data = experiment.data
+    if not data.mixture and data.tokenizer in ("bytes", "bpe") and data.tokenizer != store.tokenizer.kind:
+        raise WrongStoreError(
+            f"data.tokenizer is {data.tokenizer!r}, but the store {store} was made with a tokenizer of the kind "
+            f"{store.tokenizer.kind!r}; give that, or another store"
+        )
+    if data.fingerprint is not None and data.fingerprint != store.fingerprint:
+        texts, option = f"another text than that of the store {store}; give its own store", "--data.store PATH"
+        if data.mixture:
+            texts = f"other texts, or with other weights, than those of the mixture of {store}; give its own"
+            option = "--data.mixture"
+        raise WrongStoreError(f"{facts.run} was trained on {texts} with {option}, or start a copy with --fork NAME")
+    experiment = with_vocabulary(experiment, store.vocab_size)
+    return dataclasses.replace(experiment, data=dataclasses.replace(data, fingerprint=store.fingerprint))
+
+
+def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say) -> OpenRun:
+    """Do what was agreed on: make or open the store, restore or begin the state, write down what the run is now.
+
+    Raises:
+        as `open_run`, where the store, the disk or the checkpoints are against it.
+    """
+    store = open_or_prepare(experiment, say)
+    experiment = agree_on_store(facts, experiment, store)
+    if not store.split("validation").num_documents:
+        say("note: the store holds no validation documents, so nothing is scored on held-out text")
+    model, optimizer = build(experiment)
+    checkpoints = run.checkpoints(keep=experiment.training.keep_checkpoints, say=say)
+    target = jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
+    if (checkpoints.latest_step() or 0) < experiment.training.steps:
+        _check_disk(checkpoints, target, say)
+    step, tokens_seen = 0, 0
+    if facts.has_checkpoint:
+        step, saved, extra = checkpoints.restore(target._asdict())
+        run.check_config(step, extra, CONFIG_MAY_DIFFER)
+        state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
+        _announce_changes(run, say)
+    else:
+        state = jax.jit(lambda: fresh_state(model, optimizer, experiment))()
+    run.copy_tokenizer(store.path / TOKENIZER_FOLDER)
+    run.write_environment()
+    run.metrics().cut_after(step)
+    run.write_config(experiment)
+    return OpenRun(run, experiment, store, model, optimizer, Scorer(model), checkpoints, state, step, tokens_seen)
+
+
+def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool = True) -> Experiment:
+    """The experiment with what it leaves open (vocabulary, store) as the run has it."""
+    model, data = experiment.model, experiment.data
+    if model.vocab_size == -1:
+        model = dataclasses.replace(model, vocab_size=recorded.model.vocab_size)
+    data = dataclasses.replace(data, fingerprint=recorded.data.fingerprint if fingerprint else None)
+    return dataclasses.replace(experiment, model=model, data=data)
+
+
+def open_or_prepare(experiment: Experiment, say: Say) -> TokenStore:
+    """The experiment's token store, verified; one that is not there yet is made from the sources.
+
+    A flipped bit would not stop training: it would change what is learnt, and the numbers of a run that goes on.
+    """
+    data = experiment.data
+    path = data.store_path()
+    if not (path / INDEX_FILE).is_file() and data.sources:
+        say(f"preparing the token store {path} from {', '.join(data.sources)}")
+        return prepare(data.sources, path, data.to_prepare())
+    store = MixedStore(data.mixture) if data.mixture else open_store(path)
+    if store.disk_bytes <= VERIFIED_BYTES:
+        store.verify()
+    else:
+        say(f"note: {store} is too large to be verified at each start; `xlstm data inspect {path} --verify` does it")
+    return store
+
+
+def _tokenizer(folder: Path) -> TokenizerFacts:
+    tokenizer = load_tokenizer(folder)
+    return TokenizerFacts(tokenizer.kind, tokenizer.vocab_size, tokenizer.fingerprint)
+
+
+def _lost_checkpoint(run: RunFolder) -> Path | None:
+    """A run whose checkpoints are all damaged must not begin at step 0 again as if there had been none."""
+    places = [
+        p
+        for folder in (run.checkpoint_dir, run.checkpoint_dir / DAMAGED_FOLDER)
+        if folder.is_dir()
+        for p in folder.iterdir()
+    ]
+    return max((p for p in places if p.name[:8].isdigit() and "." not in p.name), default=None)
+
+
+def _announce_changes(run: RunFolder, say: Say) -> None:
+    try:
+        changes = run.environment_changes()
+    except DamagedRunError as error:
+        # Only this note needs the record; it is written anew with the next line that counts.
+        changes = [str(error)]
+    for change in changes:
+        say(f"note: {change}")
+
+
+def _check_disk(checkpoints: Checkpoints, target: TrainState, say: Say) -> None:
+    state = target._asdict()
+    count = max(checkpoints.keep + 1 - len(checkpoints.steps()), 1)
+    one = checkpoints.bytes_needed(state)
+    say(f"disk: {bytes_in_words(one)} a checkpoint, at most {checkpoints.keep + 1} at a time in {checkpoints.folder}")
+    checkpoints.check_space(state, count)

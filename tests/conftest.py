@@ -43,7 +43,7 @@ if importlib.util.find_spec("beartype"):
 
     # Where arrays are: annotations are checked at every call, shapes and dtypes with them.
     rooms = [
-        *("xlstm_jax.kernels", "xlstm_jax.models", "xlstm_jax.scoring"),
+        *("xlstm_jax.kernels", "xlstm_jax.models", "xlstm_jax.scoring", "xlstm_jax.data.store"),
         *("xlstm_jax.training.step", "xlstm_jax.training.objective"),
     ]
     # An int does for a float; `Self` cannot be told outside its class.

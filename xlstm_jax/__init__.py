@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 PLACES = {
-    "prepare": "data.prepare.request",
+    "prepare": "data.prepare",
     "Run": "inference.run",
     "mlstm": "kernels.mlstm",
     "slstm": "kernels.slstm",

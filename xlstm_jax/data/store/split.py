@@ -66,7 +66,7 @@ class Split:
     """For messages."""
     tokens: TokenArray
     """The concatenation EOD d0 EOD ... dn EOD, indexed and sliced like an array; empty without documents."""
-    offsets: Integer[np.ndarray, " documents+1"]
+    offsets: Integer[np.ndarray, " borders"]
     """Where each document's opening EOD stands, and last the closing EOD."""
     sizes: Integer[np.ndarray, " documents"]
     """Raw bytes of each document."""

@@ -110,7 +110,7 @@ class Split:
     def tokenizer_fingerprint(self) -> str:
         return self.tokenizer.fingerprint if self.tokenizer else ""
 
-    def document(self, index: int) -> Integer[np.ndarray, " tokens+2"]:
+    def document(self, index: int) -> Integer[np.ndarray, " tokens"]:
         """The tokens of a document with the EOD before and the EOD after it."""
         index = range(self.num_documents)[index]
         return self.tokens.read(int(self.offsets[index]), int(self.offsets[index + 1]) + 1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from small_models import VOCAB, assert_close, assert_trees_close, build, model_config, tokens_of
 
+import xlstm_jax
 from xlstm_jax.models.language_model import build_model
 from xlstm_jax.models.layouts import block_shapes, param_shapes, spans, to_blocks, to_runs
 from xlstm_jax.models.llama.config import LlamaConfig
@@ -105,3 +109,33 @@ def test_shapes_are_those_of_fresh_parameters(family, scan_blocks):
     apart = to_blocks(jax.tree.map(lambda x: np.zeros(x.shape, np.int8), fresh))
     leaves = jax.tree_util.tree_leaves_with_path(apart)
     assert block_shapes(config) == {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
+
+
+def test_a_forward_is_a_short_walk():
+    """Files of the package that a call of a model with the layers of xLSTM-7B enters, and how deep it goes."""
+    model = build_model(model_config("mlstm_v1"))
+    tokens = tokens_of(1, 32)
+    params = param_shapes(model.config)
+    call = functools.partial(jax.eval_shape, lambda p: model.apply({"params": p}, tokens))
+    call(params)  # what follows from the config is remembered from here on
+    package = Path(xlstm_jax.__file__).parent
+    files, depths = set(), [0]
+
+    def watch(frame, event, _):
+        if event != "call" or package not in Path(frame.f_code.co_filename).parents:
+            return
+        files.add(frame.f_code.co_filename)
+        depth = 0
+        while frame is not None:
+            depth += package in Path(frame.f_code.co_filename).parents
+            frame = frame.f_back
+        depths.append(depth)
+
+    jax.clear_caches()
+    sys.setprofile(watch)
+    try:
+        call(params)
+    finally:
+        sys.setprofile(None)
+    assert len(files) <= 14, sorted(files)
+    assert max(depths) <= 16

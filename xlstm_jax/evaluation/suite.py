@@ -6,7 +6,6 @@ files are imported to tell what there is: they bring in JAX within their functio
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import json
@@ -17,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax import evaluation
+from xlstm_jax.machine.progress import Progress, make_console
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 RESULT = "result.json"
-CALLS_PER_LINE = 10
-"""Where there is no terminal for a bar, a line stands for so many steps of one."""
 
 Record = Mapping[str, Any]
 """JSON values."""
@@ -77,36 +74,6 @@ def suites() -> Iterator[Suite]:
         yield importlib.import_module(f"{evaluation.__name__}.{name}.suite").SUITE
 
 
-class Progress:
-    """How far an evaluation is: sentences, and a bar on a terminal or a line now and then anywhere else."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def say(self, sentence: str) -> None:
-        """Show a sentence."""
-        self._console.print(sentence, soft_wrap=True)
-
-    @contextlib.contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """A bar of `total` steps; yields the function (steps done, how it stands) that moves it."""
-        from rich import progress
-
-        terminal, calls = self._console.is_terminal, 0
-        columns = progress.TextColumn("{task.description}"), progress.BarColumn(), progress.TimeElapsedColumn()
-        with progress.Progress(*columns, console=self._console, transient=True, disable=not terminal) as bar:
-            task = bar.add_task(f"{title}: compiling", total=total)
-
-            def show(done: int, how: str) -> None:
-                nonlocal calls
-                calls += 1
-                bar.update(task, completed=done, description=f"{title}: {how}")
-                if not terminal and (calls % CALLS_PER_LINE == 0 or done == total):
-                    self.say(f"{title}: {how}")
-
-            yield show
-
-
 def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: bool = False) -> Record:
     """Run a suite and show what it found.
 
@@ -121,15 +88,11 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
     Raises:
         ConfigError: for a value that cannot be used; nothing is written then.
     """
-    from rich.console import Console
-
     from xlstm_jax.files import write_atomic
     from xlstm_jax.machine.environment import present_environment
 
-    stream = sys.stderr if as_json else sys.stdout
-    # A pipe has no width; a terminal knows its own.
-    console = Console(highlight=False, stderr=as_json, width=None if stream.isatty() else 120)
-    progress = Progress(console)
+    console = make_console(stderr=as_json)
+    progress = Progress(console=console)
     records = suite.run(config, progress)
     out = suite.place(**vars(config)) if out is None else out
     out.mkdir(parents=True, exist_ok=True)

@@ -73,15 +73,25 @@ class Progress:
         self._shown, self._unit, self._seconds = show, unit, seconds
         self._console = console
 
+    def say(self, sentence: str) -> None:
+        """Show a sentence."""
+        if self._shown:
+            (self._console or make_console(stderr=True)).print(sentence, soft_wrap=True)
+
     @contextlib.contextmanager
     def bar(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
-        """A bar of `total` (None: not known yet) of which some is `done`."""
+        """A bar of `total` (None: not known yet) of which some is `done`. Where there is no terminal, a text that it
+        has in the end is shown in any case."""
         if not self._shown:
             yield Bar(title, total, done)
             return
         console = self._console or make_console(stderr=True)
         if not console.is_terminal:
-            yield Bar(title, total, done, self._lines(console))
+            lines = _Lines(console, self._seconds)
+            bar = Bar(title, total, done, lines)
+            yield bar
+            if bar.text and lines.said != bar.done:
+                lines.say(bar)
             return
         with _rich_progress(console, self._unit) as bars:
             task = bars.add_task(title, total=total, completed=done)
@@ -93,17 +103,23 @@ class Progress:
             yield bar
             bars.update(task, completed=max(bar.total or 0, 1), total=max(bar.total or 0, 1))
 
-    def _lines(self, console: Console) -> Callable[[Bar], None]:
-        last = time.monotonic()
 
-        def show(bar: Bar) -> None:
-            nonlocal last
-            if time.monotonic() - last >= self._seconds:
-                last = time.monotonic()
-                share = f" ({bar.done / bar.total:.0%})" if bar.total else ""
-                console.print(f"{bar}{share}", soft_wrap=True, markup=False)
+class _Lines:
+    """A line now and then."""
 
-        return show
+    def __init__(self, console: Console, seconds: float) -> None:
+        self._console, self._seconds, self._last = console, seconds, time.monotonic()
+        self.said: int | None = None
+        """How much was done at the last line."""
+
+    def __call__(self, bar: Bar) -> None:
+        if time.monotonic() - self._last >= self._seconds:
+            self.say(bar)
+
+    def say(self, bar: Bar) -> None:
+        self._last, self.said = time.monotonic(), bar.done
+        share = f" ({bar.done / bar.total:.0%})" if bar.total else ""
+        self._console.print(f"{bar}{share}", soft_wrap=True, markup=False)
 
 
 def _rich_progress(console: Console, unit: str) -> Any:

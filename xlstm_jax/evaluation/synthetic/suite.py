@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xlstm_jax.config import ConfigError, to_json
-from xlstm_jax.evaluation.suite import Progress, Record, Suite, option
+from xlstm_jax.evaluation.suite import Record, Suite, option
+from xlstm_jax.machine.progress import Bar, Progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -112,11 +113,12 @@ def _records(task: Task, trials: list[_Trial], progress: Progress) -> Iterator[R
     results: list[Record] = []
     for trial in trials:
         steps = trial.config.steps
-        with progress.bar(f"{_title(trial.model)} seed {trial.config.seed}", steps) as show:
+        with progress.bar(f"{_title(trial.model)} seed {trial.config.seed}", steps) as bar:
+            bar.to(0, "compiling")
 
-            def report(look: Look, show: Any = show, steps: int = steps) -> None:
+            def report(look: Look, bar: Bar = bar, steps: int = steps) -> None:
                 standing = f"loss {look.loss:.4f}  accuracy at lengths of training {look.accuracy:.3f}"
-                show(look.step, f"step {look.step}/{steps}  {standing}")
+                bar.to(look.step, f"step {look.step}/{steps}  {standing}")
 
             result = train_synthetic(trial.model_config, trial.config, report)
         results.append(_result(task, trial, result))

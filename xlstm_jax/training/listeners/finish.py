@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import track
 from rich.text import Text
 
 from xlstm_jax.data.store import HeldoutBatch
 from xlstm_jax.files import write_atomic
 from xlstm_jax.inference.generate import generate_text
+from xlstm_jax.machine.progress import Progress
 from xlstm_jax.report.table import Comparison, compare, print_comparison
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.scoring.heldout import HeldOut
@@ -71,11 +71,8 @@ def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
         return None
 
     def progress(batches: Iterator[HeldoutBatch], count: int) -> Iterator[HeldoutBatch]:
-        return iter(
-            track(batches, "held-out files", total=count, console=console, transient=True)
-            if console.is_terminal
-            else batches
-        )
+        with Progress(console.is_terminal, console).bar("held-out files", count) as bar:
+            yield from bar.track(batches)
 
     score = held_out(opened.state.params, progress)
     comparison = compare(score.bits_per_byte, opened.store)

@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.table import Table
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.evaluation.suite import Progress, Record, Suite, option
+from xlstm_jax.evaluation.suite import Record, Suite, option
+from xlstm_jax.machine.progress import Progress
 from xlstm_jax.report.picture import new_picture, save_picture
 
 
@@ -27,10 +28,10 @@ class CoinOptions:
 def run(options: CoinOptions, progress: Progress) -> Iterator[Record]:
     heads: list[int] = []
     for coin in range(options.coins):
-        with progress.bar(f"coin {coin}", options.tosses) as show:
+        with progress.bar(f"coin {coin}", options.tosses) as bar:
             toss = random.Random(coin).choice
             heads.append(sum(toss((0, 1)) for _ in range(options.tosses)))
-            show(options.tosses, f"{heads[-1]} heads")
+            bar.to(options.tosses, f"{heads[-1]} heads")
         yield {"tosses": options.tosses, "heads": list(heads)}
 
 

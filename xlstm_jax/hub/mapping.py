@@ -20,8 +20,8 @@ import numpy as np
 
 from xlstm_jax.hub.errors import refuse
 from xlstm_jax.hub.safetensors_files import NewTensor
-from xlstm_jax.models.language_model import LanguageModelConfig
-from xlstm_jax.models.layouts import block_shapes, span_of, spans, to_runs
+from xlstm_jax.models.language_model import LanguageModelConfig, block_shapes
+from xlstm_jax.models.layouts import span_of, spans, to_runs
 
 Shape = tuple[int, ...]
 

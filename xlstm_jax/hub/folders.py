@@ -17,12 +17,7 @@ from xlstm_jax.hub.formats import TITLES, detect, format_for, get_format
 from xlstm_jax.hub.formats.base import ReadOptions, Weights, Written
 from xlstm_jax.hub.kept import CONFIG_FILE, GENERATION_FILE, Kept, Record, json_bytes, read_json_object
 from xlstm_jax.hub.mapping import tensors_from_params
-from xlstm_jax.hub.safetensors_files import (
-    SHARD_BYTES,
-    StoredTensor,
-    open_tensors,
-    write_tensors,
-)
+from xlstm_jax.hub.safetensors_files import SHARD_BYTES, StoredTensor, open_tensors, write_tensors
 from xlstm_jax.hub.tokenizers import tokenizer_files
 from xlstm_jax.models.language_model import LanguageModelConfig
 

@@ -22,14 +22,7 @@ from xlstm_jax.files import DiskFullError, check_space, free_in_words, held_fold
 from xlstm_jax.runs.errors import CheckpointError, DamagedCheckpointError, NoCheckpointError
 from xlstm_jax.runs.manifest import MANIFEST_NAME, STATE_FOLDER, Manifest, checked_extra, read_manifest, write_manifest
 from xlstm_jax.runs.storage import AsyncWriter, bytes_needed, read_part
-from xlstm_jax.runs.tree import (
-    Layout,
-    Names,
-    check_parts,
-    layout,
-    named_leaves,
-    refuse,
-)
+from xlstm_jax.runs.tree import Layout, Names, check_parts, layout, named_leaves, refuse
 
 if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
     from jaxtyping import PyTree

@@ -19,6 +19,7 @@ from xlstm_jax.runs.errors import (
     NoCheckpointError,
     StateMismatchError,
 )
+from xlstm_jax.runs.storage import bytes_needed
 
 Moments = namedtuple("Moments", ["first", "second", "nothing"])
 
@@ -432,8 +433,8 @@ def test_the_space_that_is_needed_is_what_a_checkpoint_takes_at_most(folder):
         "step": jnp.int32(1),
     }
     with Checkpoints(folder) as saved:
-        needed = saved.bytes_needed(state)
-        assert needed == saved.bytes_needed(jax.eval_shape(lambda: state))
+        needed = bytes_needed(state)
+        assert needed == bytes_needed(jax.eval_shape(lambda: state))
         saved.save(1, state)
         saved.wait()
         taken = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

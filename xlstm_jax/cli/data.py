@@ -45,7 +45,6 @@ def _parser() -> argparse.ArgumentParser:
         help="make a token store",
         description="Make a token store.",
         epilog=f"{_formats()}\n\n{PREPARE_EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     prepare.set_defaults(run=_prepare)
     add = prepare.add_argument
@@ -144,9 +143,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What is shown
-# ---------------------------------------------------------------------------------------------------------------------
+# -- what is shown -----------------------------------------------------------------------------------------------------
 
 
 def _names(split: str | None) -> list[str]:

@@ -17,17 +17,6 @@ import jax.numpy as jnp
 from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.stack import run_name, span_of, spans
 
-__all__ = [
-    "block_shapes",
-    "older_name",
-    "param_shapes",
-    "run_name",
-    "span_of",
-    "spans",
-    "to_blocks",
-    "to_runs",
-]
-
 
 def to_blocks(tree: Any) -> Any:
     """Every run of several blocks taken apart into its blocks, at any depth; the rest stays as it is."""
@@ -75,12 +64,12 @@ def param_shapes(config: Any) -> dict[str, Any]:
     # Around the blocks a stack of one is like any other; it has the first kind that the config has.
     places: dict[str, Any] = {field.name: [] for field in dataclasses.fields(config) if field.name.endswith("_at")}
     model = build_model(dataclasses.replace(config, num_blocks=1, scan_blocks=False, **places))
-    tree = _unboxed(jax.eval_shape(model.init, jax.random.key(0), token))
+    tree = jax.eval_shape(model.init, jax.random.key(0), token)["params"]
     blocks = {model.config.block_kinds[0]: tree[model.stack_name].pop("blocks_0")}
     for kind in dict.fromkeys(kinds):
         if kind not in blocks:
             block = KINDS[kind].module(config.block_config(kinds.index(kind)), parent=None)
-            blocks[kind] = _unboxed(jax.eval_shape(block.init, jax.random.key(0), x))
+            blocks[kind] = jax.eval_shape(block.init, jax.random.key(0), x)["params"]
     for span in spans(config):
         lead = () if len(span) == 1 else (len(span),)
         tree[model.stack_name][run_name(span)] = jax.tree.map(
@@ -94,10 +83,6 @@ def block_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     tree = param_shapes(dataclasses.replace(config, scan_blocks=False))
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
-
-
-def _unboxed(variables: Any) -> dict[str, Any]:
-    return variables.get("params", {})
 
 
 def older_name(path: str) -> str:

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from xlstm_jax.files import DiskFullError, check_space, free_in_words, held_folder, is_disk_full, sync_folder
@@ -156,9 +155,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _finish(self, step: int, unfinished: Path, arrays: dict[str, dict[Names, Layout]], extra: dict) -> None:
@@ -225,10 +222,6 @@ class Checkpoints:
                 self._set_aside(entry, f"{entry / MANIFEST_NAME} is missing")
 
     # -- space --------------------------------------------------------------------------------------------------------
-
-    def bytes_needed(self, state: State) -> int:
-        """Disk space for one checkpoint of a state (arrays, or their `ShapeDtypeStruct`s), at most."""
-        return bytes_needed(state)
 
     def check_space(self, state: State, count: int = 1) -> None:
         """See that `count` more checkpoints of `state` fit on the disk.

@@ -78,10 +78,6 @@ class sLSTMCellConfig(SubModelConfig):
         return self.embedding_dim // self.num_heads
 
     @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
-
-    @property
     def _state_dtype(self) -> jnp.dtype:
         return jnp.result_type(self._dtype, self.dtype_g or "float32", self.dtype_s or "float32", jnp.float32)
 

@@ -274,21 +274,16 @@ class Checkpoints:
         step, state, extra = self._read({part: target}, [part], step, any_float=any_float)
         return step, state[part], extra
 
-    def extra(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
-        """(step, extra) of the newest good checkpoint; verifies all of it, reads no arrays."""
-        step, _, extra = self._read({}, [], step)
-        return step, extra
-
-    def manifest(self, step: int | None = None) -> Manifest:
-        """What the newest complete checkpoint (or that of `step`) consists of; no file of it is verified.
+    def manifest(self) -> Manifest:
+        """What the newest complete checkpoint consists of; no file of it is verified.
 
         Raises:
             NoCheckpointError: if there is none.
             DamagedCheckpointError: if its manifest is damaged.
         """
-        step = self.latest_step() if step is None else step
-        if step is None or step not in self.steps():
-            raise NoCheckpointError(f"{self.folder} has no complete checkpoint{'' if step is None else f' {step}'}")
+        step = self.latest_step()
+        if step is None:
+            raise NoCheckpointError(f"{self.folder} has no complete checkpoint")
         return read_manifest(self.path(step))
 
     def verified(self, step: int | None = None) -> tuple[int, Path]:
@@ -308,7 +303,7 @@ class Checkpoints:
 
         def once() -> tuple[int, dict[str, Any], dict[str, Any]]:
             with ExitStack() as held:
-                found, folder, manifest = self._find(step, parts or None, held)
+                found, folder, manifest = self._find(step, parts, held)
                 problems = [f"there is no {part!r}" for part in targets if part not in manifest.arrays]
                 if parts is None:
                     problems += [f"{part!r} is not wanted" for part in manifest.arrays if part not in targets]

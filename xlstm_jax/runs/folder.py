@@ -162,26 +162,18 @@ class RunFolder:
         except ConfigError as error:
             raise DamagedRunError(f"{self.config_path} cannot be used: {error}") from error
 
-    def check_config(
-        self,
-        step: int,
-        extra: Mapping[str, Any],
-        may_change: Iterable[str] = (),
-        config: Mapping[str, Any] | None = None,
-    ) -> None:
+    def check_config(self, step: int, extra: Mapping[str, Any], may_change: Iterable[str] = ()) -> None:
         """Compare the config with the one that a checkpoint was saved with, if it was saved with one.
 
         Args:
             step, extra: as read from the checkpoint.
             may_change: as in `difference`.
-            config: as `read_config_json` gave it; read again if None.
 
         Raises:
             DamagedRunError: if they differ, naming the keys and the values.
         """
         if isinstance(saved := extra.get(SAVED_CONFIG), Mapping):
-            present = self.read_config_json() if config is None else config
-            refuse_another_config(self.config_path, present, step, saved, may_change)
+            refuse_another_config(self.config_path, self.read_config_json(), step, saved, may_change)
 
     # -- environment --------------------------------------------------------------------------------------------------
 

@@ -88,8 +88,9 @@ def _state(x: Arrays) -> MLSTMState:
 
 
 def _by_sequence(name: str, options: dict, x: Arrays, given: Arrays, *, chunk_size: int | None = None) -> Arrays:
+    q, k, v, i, f = (x[name] for name in "qkvif")
     h, state = mlstm(
-        *(x[name] for name in "qkvif"),
+        *(q, k, v, i, f),
         state=_state(x),
         return_state=True,
         implementation=name,
@@ -114,7 +115,7 @@ def _by_step(options: dict, x: Arrays, given: Arrays, *, chunk_size: int | None 
 
 def _truth(options: dict, x: Arrays, given: Arrays) -> Arrays:
     # Not through the table of implementations: the truth stays what it is if one of them is replaced.
-    h, state = recurrent(*(x[name] for name in "qkvif"), _state(x), eps=1e-6, **given, **options)
+    h, state = recurrent(x["q"], x["k"], x["v"], x["i"], x["f"], _state(x), eps=1e-6, **given, **options)
     return {"h": h, **state._asdict()}
 
 

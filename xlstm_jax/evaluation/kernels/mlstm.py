@@ -88,16 +88,8 @@ def _state(x: Arrays) -> MLSTMState:
 
 
 def _by_sequence(name: str, options: dict, x: Arrays, given: Arrays, *, chunk_size: int | None = None) -> Arrays:
-    q, k, v, i, f = (x[name] for name in "qkvif")
-    h, state = mlstm(
-        *(q, k, v, i, f),
-        state=_state(x),
-        return_state=True,
-        implementation=name,
-        chunk_size=chunk_size,
-        **given,
-        **options,
-    )
+    how: dict[str, Any] = {"implementation": name, "chunk_size": chunk_size, **given, **options}
+    h, state = mlstm(x["q"], x["k"], x["v"], x["i"], x["f"], state=_state(x), return_state=True, **how)
     return {"h": h, **state._asdict()}
 
 

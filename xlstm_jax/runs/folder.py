@@ -292,8 +292,6 @@ class RunFolder:
         new config. The new folder appears complete or not at all; this run is only read.
 
         Args:
-            path: of the new folder.
-            config: the new run's.
             step: of the checkpoint; the newest good one if None.
             state: what the new run starts from at step 0 instead, with no metrics and in the present environment.
 

@@ -134,7 +134,6 @@ class sLSTMCell(nn.Module):
         """Run the cell.
 
         Args:
-            wx: the input's part of the pre-activations of the gates i, f, z, o.
             state: the memory before the first token; empty if None.
             context: its document borders act if `config.reset_at_document_boundaries`.
 

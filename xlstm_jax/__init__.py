@@ -28,12 +28,8 @@ if TYPE_CHECKING:
     from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig as sLSTMCellConfig
     from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig as sLSTMLayerConfig
     from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig as FeedForwardConfig
-    from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import (
-        xLSTMLMModel as xLSTMLMModel,
-    )
-    from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import (
-        xLSTMLMModelConfig as xLSTMLMModelConfig,
-    )
+    from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel as xLSTMLMModel
+    from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig as xLSTMLMModelConfig
     from xlstm_jax.presets import get_preset as get_preset
     from xlstm_jax.training.config import Experiment as Experiment
     from xlstm_jax.training.loop import train as train

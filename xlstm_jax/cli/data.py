@@ -113,10 +113,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         )
     asked = fields.get("vocab_size", 0)
     if store.vocab_size < asked:
-        print(
-            f"note: the text gives a vocabulary of {store.vocab_size} only, {asked} were asked for",
-            file=sys.stderr,
-        )
+        print(f"note: the text gives a vocabulary of {store.vocab_size} only, {asked} were asked for", file=sys.stderr)
     return 0
 
 

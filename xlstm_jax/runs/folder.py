@@ -279,12 +279,7 @@ class RunFolder:
         return self.checkpoints(read_only=True, say=say).restore_part("params", target, step, any_float=any_float)
 
     def fork(
-        self,
-        path: str | Path,
-        config: Any,
-        step: int | None = None,
-        *,
-        state: Mapping[str, PyTree] | None = None,
+        self, path: str | Path, config: Any, step: int | None = None, *, state: Mapping[str, PyTree] | None = None
     ) -> RunFolder:
         """A new run that starts from this one's newest good checkpoint (or that of `step`), with another config.
 

@@ -42,15 +42,12 @@ if importlib.util.find_spec("beartype"):
     import beartype.typing  # noqa: F401 the settings name it
 
     # Where arrays are: annotations are checked at every call, shapes and dtypes with them.
-    rooms = [
-        *("xlstm_jax.kernels", "xlstm_jax.models", "xlstm_jax.scoring", "xlstm_jax.data.store"),
-        *("xlstm_jax.training.step", "xlstm_jax.training.objective"),
-    ]
+    rooms = ["kernels", "models", "scoring", "data.store", "training.step"]
     # An int does for a float; `Self` cannot be told outside its class.
     any_self = "beartype.FrozenDict({beartype.typing.Self: beartype.typing.Any})"
     settings = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={any_self})"
     jaxtyping.Array = jax.Array | np.ndarray  # what JAX takes for an array of its own
-    jaxtyping.install_import_hook(rooms, f"beartype.beartype(conf={settings})")
+    jaxtyping.install_import_hook([f"xlstm_jax.{room}" for room in rooms], f"beartype.beartype(conf={settings})")
     enter, leave = pytest.RaisesExc.__enter__, pytest.RaisesExc.__exit__
 
     def unchecked(self):

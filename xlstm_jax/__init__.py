@@ -15,48 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xlstm_jax.data.prepare import prepare
-    from xlstm_jax.inference.run import Run
-    from xlstm_jax.kernels.mlstm import mlstm
-    from xlstm_jax.kernels.slstm import slstm
-    from xlstm_jax.models.llama.config import LlamaConfig
-    from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
-    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
-    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
-    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
-    from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
-    from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig
-    from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
-    from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
-    from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
-    from xlstm_jax.presets import get_preset
-    from xlstm_jax.training.config import Experiment
-    from xlstm_jax.training.loop import train
+    from xlstm_jax.data.prepare import prepare as prepare
+    from xlstm_jax.inference.run import Run as Run
+    from xlstm_jax.kernels.mlstm import mlstm as mlstm
+    from xlstm_jax.kernels.slstm import slstm as slstm
+    from xlstm_jax.models.llama.config import LlamaConfig as LlamaConfig
+    from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel as LlamaLMModel
+    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig as mLSTMBlockConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig as mLSTMCellConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig as mLSTMLayerConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig as sLSTMBlockConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig as sLSTMCellConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig as sLSTMLayerConfig
+    from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig as FeedForwardConfig
+    from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel as xLSTMLMModel
+    from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig as xLSTMLMModelConfig
+    from xlstm_jax.presets import get_preset as get_preset
+    from xlstm_jax.training.config import Experiment as Experiment
+    from xlstm_jax.training.loop import train as train
 
     __version__: str
-
-__all__ = [
-    "Experiment",
-    "FeedForwardConfig",
-    "LlamaConfig",
-    "LlamaLMModel",
-    "Run",
-    "__version__",
-    "get_preset",
-    "load",
-    "mLSTMBlockConfig",
-    "mLSTMCellConfig",
-    "mLSTMLayerConfig",
-    "mlstm",
-    "prepare",
-    "sLSTMBlockConfig",
-    "sLSTMCellConfig",
-    "sLSTMLayerConfig",
-    "slstm",
-    "train",
-    "xLSTMLMModel",
-    "xLSTMLMModelConfig",
-]
 
 PLACES = {
     "prepare": "data.prepare",
@@ -79,6 +57,8 @@ PLACES = {
     "train": "training.loop",
 }
 """Where in this package each name lives."""
+
+__all__ = sorted({*PLACES, "__version__", "load"})
 
 
 def load(path: str | Path, step: int | None = None) -> Run:

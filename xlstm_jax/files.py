@@ -19,7 +19,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -87,6 +86,19 @@ def write_json(path: Path, value: Any, indent: int = 1) -> None:
     # A file name that is not UTF-8 has half surrogates in it, which JSON can hold as escapes only.
     text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
     write_atomic(path, text.encode("utf-8", "backslashreplace"))
+
+
+def read_json_object(path: Path, error: type[Exception]) -> dict[str, Any]:
+    """The JSON object in a file; raises `error` if the file cannot be read, or holds something else."""
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as cause:
+        raise error(f"{path} cannot be read: {cause.strerror}") from cause
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{path} is damaged: it is not JSON ({cause})") from cause
+    if not isinstance(data, dict):
+        raise error(f"{path} is damaged: it holds a {type(data).__name__} instead of an object")
+    return data
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -323,9 +335,7 @@ class Lock:
     def __enter__(self) -> Self:
         return self.acquire()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

@@ -138,7 +138,8 @@ def test_wrong_options_name_the_field_the_value_and_what_would_do(options: list[
 
 def test_a_call_is_taken_apart() -> None:
     call = parse(["tiny", "--steps", "5", "--run=x", "--set", "a=1", "--set=b=2", "--fork", "y"])
-    assert dataclasses.astuple(call) == ("tiny", "x", "y", ["--steps", "5", "--set", "a=1", "--set=b=2"], False)
+    assert (call.target, call.run, call.fork, call.help) == ("tiny", "x", "y", False)
+    assert call.fields == ["--steps", "5", "--set", "a=1", "--set=b=2"]
     with pytest.raises(ConfigError, match="--run needs a value"):
         parse(["tiny", "--run"])
     with pytest.raises(ConfigError, match="takes a preset or a run first"):

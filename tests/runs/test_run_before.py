@@ -18,8 +18,7 @@ import pytest
 from xlstm_jax.models.layouts import older_name
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.errors import DamagedRunError, StateMismatchError
-from xlstm_jax.runs.folder import RunFolder, with_config
-from xlstm_jax.runs.tokenizer_info import TokenizerInfo
+from xlstm_jax.runs.folder import RunFolder, TokenizerInfo, with_config
 
 ARCHIVE = Path(__file__).parents[1] / "golden" / "runs_format_1.tar.xz"
 W = np.arange(6, dtype=np.float32).reshape(2, 3) / 7

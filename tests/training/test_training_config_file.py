@@ -87,7 +87,7 @@ def test_a_copy_goes_by_its_own_config_also_where_it_was_stopped_at_once(run: Ru
 def test_no_flipped_bit_of_the_model_goes_unnoticed(run: RunFolder) -> None:
     text = run.config_path.read_bytes()
     first, last = text.index(b'"model"'), text.index(b'"data"')
-    model, (step, extra) = model_config(run), run.checkpoints(read_only=True).extra()
+    model, (step, _, extra) = model_config(run), run.read_params()
     rng, unnoticed = random.Random(0), 0
     for _ in range(1500):
         flipped = bytearray(text)

@@ -16,9 +16,8 @@ from xlstm_jax.data.store import Batch
 from xlstm_jax.kernels.cross_entropy import plain_cross_entropy
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
-from xlstm_jax.training.objective import loss_sum
 from xlstm_jax.training.optimizers import Optimizer
-from xlstm_jax.training.step import StepMetrics, TrainState, make_train_step
+from xlstm_jax.training.step import StepMetrics, TrainState, loss_sum, make_train_step
 
 VOCAB, BATCH, SEQ = 64, 4, 16
 

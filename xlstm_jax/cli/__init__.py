@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import os
@@ -10,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from xlstm_jax.config import ConfigError, near_miss
 from xlstm_jax.machine.malloc import keep_freed_memory
 from xlstm_jax.machine.signals import EXIT_INTERRUPT, Interrupts
 
@@ -69,9 +69,7 @@ def _run(arguments: list[str]) -> int:
         arguments[0] = "version"
     verb = arguments[0]
     if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        return _fail(f"there is no verb {verb!r}{hint}; verbs are {', '.join(VERBS)}", EXIT_USAGE)
+        return _fail(f"there is no verb {verb!r}{near_miss(verb, VERBS)}; verbs are {', '.join(VERBS)}", EXIT_USAGE)
     return importlib.import_module(f"xlstm_jax.cli.{verb}").main(arguments[1:])
 
 
@@ -147,8 +145,6 @@ def _because(error: Exception) -> str:
 
 def exit_code(error: Exception) -> int:
     """2 for a value that cannot be used, 1 for everything that went wrong later."""
-    from xlstm_jax.config import ConfigError
-
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 
@@ -23,13 +22,8 @@ cell, implementation (what None picks), reason.
 
 def main(argv: Sequence[str]) -> int:
     """Run `xlstm check ARGV`; returns the exit code."""
-    parser = Parser(
-        prog="xlstm check",
-        description="Check the kernels on this device against float64.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    description = "Check the kernels on this device against float64."
+    parser = Parser(prog="xlstm check", description=description, epilog=EPILOG)
     parser.add_argument("--all", action="store_true", help="run and show every case, in every dtype")
     parser.add_argument("--cell", action="append", metavar="NAME", help="check this cell alone (repeatable)")
     parser.add_argument("--dtype", action="append", metavar="NAME", help="check this dtype alone (repeatable)")
@@ -38,8 +32,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     # After the parser, so that --help needs no JAX.
     from xlstm_jax.evaluation.kernels import print_report, run_check
-    from xlstm_jax.evaluation.kernels.cells import CELLS
-    from xlstm_jax.evaluation.kernels.run import DTYPES
+    from xlstm_jax.evaluation.kernels.run import CELLS, DTYPES
     from xlstm_jax.machine.progress import Progress, make_console
 
     cells = _known("--cell", arguments.cell, CELLS)

@@ -45,7 +45,6 @@ def _parser() -> argparse.ArgumentParser:
         help="make a token store",
         description="Make a token store.",
         epilog=f"{_formats()}\n\n{PREPARE_EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     prepare.set_defaults(run=_prepare)
     add = prepare.add_argument
@@ -114,10 +113,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         )
     asked = fields.get("vocab_size", 0)
     if store.vocab_size < asked:
-        print(
-            f"note: the text gives a vocabulary of {store.vocab_size} only, {asked} were asked for",
-            file=sys.stderr,
-        )
+        print(f"note: the text gives a vocabulary of {store.vocab_size} only, {asked} were asked for", file=sys.stderr)
     return 0
 
 
@@ -144,9 +140,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What is shown
-# ---------------------------------------------------------------------------------------------------------------------
+# -- what is shown -----------------------------------------------------------------------------------------------------
 
 
 def _names(split: str | None) -> list[str]:

@@ -26,15 +26,8 @@ def fields_help(config: Any) -> str:
 
 
 def _section(config: Any, resolved: Any, path: str, above: tuple[tuple[str, Any], ...], width: int) -> Iterator[str]:
-    """The fields of one config, then those of its sub-configs.
-
-    Args:
-        config: as it was written down.
-        resolved: the same with what follows from its parents filled in.
-        path: where it is.
-        above: path and resolved config of its parents, the nearest first.
-        width: of a line.
-    """
+    """The fields of one config, then those of its sub-configs; `resolved` is the same with what follows from parents
+    filled in, `above` the path and the resolved config of each parent, the nearest first."""
     kind: Any = type(config)
     if path:
         yield f"\n{path} ({kind.__name__})"

@@ -77,11 +77,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="xlstm generate",
-        description="Continue a prompt with a trained model.",
-        epilog=EXAMPLES,
-    )
+    description = "Continue a prompt with a trained model."
+    parser = Parser(prog="xlstm generate", description=description, epilog=EXAMPLES)
     add = parser.add_argument
     add("run", metavar="RUN", help="folder of the run, or NAME for runs/NAME")
     add("--prompt", action="append", default=[], metavar="TEXT", help="what to continue (repeatable)")

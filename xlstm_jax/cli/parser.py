@@ -35,8 +35,8 @@ class ExperimentParser(Parser):
         self.add_argument("target", nargs="?")
         self.add_argument("-h", "--help", action="store_true")
 
-    def parse_with_fields(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The values of the verb's own options, and the words that are left, for `cli.options`, in their order.
+    def parse_with_fields(self, words: Sequence[str]) -> argparse.Namespace:
+        """The values of the verb's own options and, as `fields`, the words that are left, in order, for `cli.options`.
 
         Raises:
             ConfigError: if a field comes before the experiment that it is one of.
@@ -44,4 +44,5 @@ class ExperimentParser(Parser):
         values, fields = self.parse_known_args(words)
         if fields and (values.target is None or list(words).index(fields[0]) < list(words).index(values.target)):
             raise ConfigError(f"{self.prog} takes a preset or a run first, but got {fields[0]!r}")
-        return values, fields
+        values.fields = fields
+        return values

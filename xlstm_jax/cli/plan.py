@@ -23,14 +23,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-compile", action="store_const", const="no", dest="compile")
     parser.add_argument("--exact", action="store_const", const="exact", dest="compile")
-    call, fields = parser.parse_with_fields(argv)
+    call = parser.parse_with_fields(argv)
     if call.target is None:
         print(usage()) if call.help else _print_presets(call.json)
         return 0
     found = find_experiment(call.target)
     if found.note is not None:
         print(f"note: {found.note}", file=sys.stderr)
-    experiment = found.changed(fields)
+    experiment = found.changed(call.fields)
     if call.help:
         print(f"{usage()}\n\nall fields, with the values of {call.target}:\n\n{fields_help(experiment)}")
         return 0

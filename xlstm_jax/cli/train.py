@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -28,18 +29,6 @@ MAIN_OPTIONS = (
     ("--sources PATH ...", "text to learn from: files, folders, globs, or stdlib"),
     ("--data.store PATH", "a token store made by `xlstm data prepare`"),
 )
-
-
-@dataclasses.dataclass
-class Call:
-    """A command line, taken apart."""
-
-    target: str | None
-    run: str | None = None
-    fork: str | None = None
-    fields: list[str] = dataclasses.field(default_factory=list)
-    """The words that are left, for `apply_options`."""
-    help: bool = False
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,7 +75,7 @@ def usage() -> str:
     )
 
 
-def parse(argv: Sequence[str]) -> Call:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Take a command line apart: our own options from those that are fields of the experiment.
 
     Raises:
@@ -95,11 +84,10 @@ def parse(argv: Sequence[str]) -> Call:
     parser = ExperimentParser("train")
     parser.add_argument("--run")
     parser.add_argument("--fork")
-    values, fields = parser.parse_with_fields(argv)
-    return Call(values.target, values.run, values.fork, fields, values.help)
+    return parser.parse_with_fields(argv)
 
 
-def _experiment_and_run(call: Call, word: str) -> tuple[Experiment, Path]:
+def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment, Path]:
     """The experiment with the call's changes, and the run it is for."""
     target = find_experiment(word)
     if target.run is not None and call.run is not None:

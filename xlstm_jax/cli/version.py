@@ -11,6 +11,7 @@ from typing import Any
 
 from xlstm_jax.cli import lacks_device, no_device
 from xlstm_jax.cli.parser import Parser
+from xlstm_jax.machine.environment import installed_version
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 _REQUIREMENT = re.compile(r"""^(?P<name>[\w.-]+).*;.*\bextra\s*==\s*["'](?P<extra>[^"']+)["']""")
@@ -28,8 +29,8 @@ def main(argv: Sequence[str]) -> int:
 
 def version_facts() -> dict[str, Any]:
     """Versions, devices, the implementation of each cell that would be picked, and which extras are installed."""
-    versions = {"xlstm-jax": _version("xlstm-jax"), "python": platform.python_version()}
-    facts: dict[str, Any] = {"versions": versions | {name: _version(name) for name in PACKAGES}}
+    versions = {"xlstm-jax": installed_version("xlstm-jax"), "python": platform.python_version()}
+    facts: dict[str, Any] = {"versions": versions | {name: installed_version(name) for name in PACKAGES}}
     try:
         import jax
 
@@ -54,15 +55,8 @@ def installed_extras(distribution: str = "xlstm-jax") -> dict[str, dict[str, boo
     extras: dict[str, dict[str, bool]] = {}
     for requirement in requirements:
         if match := _REQUIREMENT.match(requirement):
-            extras.setdefault(match["extra"], {})[match["name"]] = _version(match["name"]) is not None
+            extras.setdefault(match["extra"], {})[match["name"]] = installed_version(match["name"]) is not None
     return extras
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _as_text(facts: dict[str, Any]) -> str:

@@ -78,7 +78,6 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
     """Run a suite and show what it found.
 
     Args:
-        suite, config: what to run.
         out: the folder for result.json and the picture; that of `Suite.place` if None.
         as_json: print the record on standard output, and all else on standard error.
 

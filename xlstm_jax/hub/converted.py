@@ -17,9 +17,8 @@ from xlstm_jax.hub.formats.base import ReadOptions, Weights
 from xlstm_jax.hub.kept import Kept, carried_files
 from xlstm_jax.hub.tokenizers import bos_token, read_tokenizer
 from xlstm_jax.models.language_model import LanguageModelConfig
-from xlstm_jax.runs.folder import RunFolder, with_config
+from xlstm_jax.runs.folder import RunFolder, TokenizerInfo, with_config
 from xlstm_jax.runs.storage import bytes_needed
-from xlstm_jax.runs.tokenizer_info import TokenizerInfo
 
 MakeConfig = Callable[[LanguageModelConfig, str], Any]
 """(model, tokenizer as a data config names one) -> the run's config: what a copy is trained with where nothing else is
@@ -44,8 +43,6 @@ def convert_to_run(
     Args:
         source: the model, opened.
         out: the run's folder, which must not be there yet.
-        options: how the weights are read.
-        make_config: see `MakeConfig`.
         tokenizer: "bytes", or the path of a tokenizer.
         eod: the tokenizer's token that ends documents.
         say: gets sentences for the user; those on what he may not expect begin with "note:".
@@ -100,10 +97,8 @@ def write_run(
 
     Args:
         path: the run's folder, which must not be there yet.
-        weights: the model.
-        tokenizer: its tokenizer; without one the run has no text in and out.
+        tokenizer: the model's; without one the run has no text in and out.
         kept: what shall come along, so that the run can become such a folder again.
-        make_config: see `MakeConfig`.
         info: the special tokens that it expects, if it expects any.
         say: gets a sentence on the disk.
 

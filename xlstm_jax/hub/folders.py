@@ -11,18 +11,13 @@ import numpy as np
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.tokenizers import Tokenizer
-from xlstm_jax.files import appearing_folder, bytes_in_words
+from xlstm_jax.files import appearing_folder, bytes_in_words, read_json_object
 from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.formats import TITLES, detect, format_for, get_format
 from xlstm_jax.hub.formats.base import ReadOptions, Weights, Written
-from xlstm_jax.hub.kept import CONFIG_FILE, GENERATION_FILE, Kept, Record, json_bytes, read_json_object
+from xlstm_jax.hub.kept import CONFIG_FILE, GENERATION_FILE, Kept, Record, json_bytes
 from xlstm_jax.hub.mapping import tensors_from_params
-from xlstm_jax.hub.safetensors_files import (
-    SHARD_BYTES,
-    StoredTensor,
-    open_tensors,
-    write_tensors,
-)
+from xlstm_jax.hub.safetensors_files import SHARD_BYTES, StoredTensor, open_tensors, write_tensors
 from xlstm_jax.hub.tokenizers import tokenizer_files
 from xlstm_jax.models.language_model import LanguageModelConfig
 
@@ -78,7 +73,7 @@ def open_source(path: str | Path, *, format: str | None = None, config: str | Pa
     file = folder / CONFIG_FILE if config is None else Path(config)
     if not file.is_file():
         raise WeightsError(f"{file} is missing, which says what model the weights are of")
-    document = read_json_object(file)
+    document = read_json_object(file, WeightsError)
     return Source(path, detect(document, format), document, open_tensors(path))
 
 
@@ -98,8 +93,6 @@ def write_huggingface(
 
     Args:
         out: the folder, which must not be there yet.
-        config, params: the model.
-        tokenizer: its tokenizer, if there is one.
         kept: what came along when these weights, or those that they were trained from, were read from such a folder.
         weight_mode: "single" or "fused" (xlstm alone); None: as it was in that folder, else "single".
         dtype: of the tensors; None keeps that of each parameter.
@@ -138,7 +131,6 @@ def written_as(
     """(name of the format, how a model of ours is written in it), without its parameters.
 
     Args:
-        config: the model.
         record: of the folder that its weights were read from.
         weight_mode: see `write_huggingface`.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from xlstm_jax.config import from_json, to_json
 from xlstm_jax.data.tokenizers import TOKENIZER_FILE
+from xlstm_jax.files import read_json_object
 from xlstm_jax.hub.errors import WeightsError
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
@@ -41,7 +42,7 @@ class Record:
         Raises:
             WeightsError, ConfigError: if it is damaged.
         """
-        data = read_json_object(path) if path.is_file() else {}
+        data = read_json_object(path, WeightsError) if path.is_file() else {}
         data.pop("opening_id", None)  # once here, now in the run's tokenizer_info.json
         return from_json(cls, data, str(path))
 
@@ -85,23 +86,6 @@ def carried_files(folder: Path, tokenizer: bool = True) -> dict[str, bytes]:
     """The content of the small files that come along, by name; `tokenizer`: also of those around the tokenizer."""
     names = [name for name in CARRIED if tokenizer or name not in OF_TOKENIZER]
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        WeightsError: if it cannot be read, or is something else.
-    """
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is damaged: it is not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} is damaged: it holds a {type(data).__name__} instead of an object")
-    return data
 
 
 def json_bytes(data: Mapping[str, Any]) -> bytes:

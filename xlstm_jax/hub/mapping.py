@@ -137,8 +137,6 @@ def params_from_tensors(
     All is checked before the first value is read. Tensors are read one at a time.
 
     Args:
-        entries: what of theirs holds what of ours.
-        config: the model.
         tensors: theirs; arrays, or what has a shape and a dtype and becomes one by `np.asarray`.
         convert: what is done with each parameter before the next tensor is read.
         floats: the dtypes that theirs may have.
@@ -181,8 +179,6 @@ def tensors_from_params(
     """Theirs; values are made when they are asked for.
 
     Args:
-        entries: what of theirs holds what of ours.
-        config: the model.
         params: the parameters of `build_model(config)`, in any runs.
         dtype: of the tensors; None keeps that of each parameter.
 

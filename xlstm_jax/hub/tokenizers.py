@@ -15,7 +15,9 @@ from xlstm_jax.data.tokenizers import (
     byte_vocabulary_json,
     load_tokenizer,
 )
-from xlstm_jax.hub.kept import SPECIAL_TOKENS, TOKENIZER_CONFIG, json_bytes, read_json_object
+from xlstm_jax.files import read_json_object
+from xlstm_jax.hub.errors import WeightsError
+from xlstm_jax.hub.kept import SPECIAL_TOKENS, TOKENIZER_CONFIG, json_bytes
 
 
 def read_tokenizer(folder: Path, document: Mapping[str, Any], eod: str | None = None) -> tuple[Tokenizer, list[str]]:
@@ -34,7 +36,7 @@ def read_tokenizer(folder: Path, document: Mapping[str, Any], eod: str | None = 
     for one in (file, settings):
         # A tokenizer of another kind is left out with a note; one that cannot be read is a mistake to tell of.
         if one.is_file():
-            read_json_object(one)
+            read_json_object(one, WeightsError)
     notes: list[str] = []
     options: dict[str, Any] = {"eod": eod}
     while True:  # each of the two errors is mended once
@@ -61,8 +63,8 @@ def bos_token(folder: Path, document: Mapping[str, Any], tokenizer: Tokenizer) -
         return None
     added = document.get("force_bos_token_insert") is True
     settings = folder / TOKENIZER_CONFIG
-    added |= settings.is_file() and read_json_object(settings).get("add_bos_token") is True
-    processor = read_json_object(folder / TOKENIZER_FILE).get("post_processor") if not added else None
+    added |= settings.is_file() and read_json_object(settings, WeightsError).get("add_bos_token") is True
+    processor = read_json_object(folder / TOKENIZER_FILE, WeightsError).get("post_processor") if not added else None
     added |= bos in _special_ids(processor)
     return bos if added else None
 
@@ -79,7 +81,7 @@ def _special_ids(processor: Any) -> set[int]:
 
 
 def _token_by_id(file: Path, token_id: Any) -> str | None:
-    data = read_json_object(file)
+    data = read_json_object(file, WeightsError)
     added = {token["id"]: token["content"] for token in data.get("added_tokens") or []}
     vocabulary = data["model"].get("vocab")
     if isinstance(vocabulary, dict):

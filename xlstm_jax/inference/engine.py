@@ -40,7 +40,6 @@ class Engine:
     """Prefill and decoding of one model.
 
     Args:
-        model: the model.
         eod_id: the token that ends a row.
         usable: tokens from this id on never come; a model may have more than its tokenizer.
         bos_id: the token that opens a prompt; the EOD if None.
@@ -60,7 +59,6 @@ class Engine:
         """Read prompts of any lengths, each after the token that opens a document, as in training.
 
         Args:
-            params: of the model.
             prompts: without the EOD.
             new_tokens: how many tokens a row the carry must have room for after the prompt. Only
                 models whose state grows with the text need to know; they have no other limit, although what they say

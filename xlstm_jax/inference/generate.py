@@ -43,8 +43,7 @@ class Generator:
     """A model with its tokenizer, and the programs compiled for it.
 
     Args:
-        model, params: the model.
-        tokenizer: the one that it was trained with.
+        tokenizer: the one that the model was trained with.
         bos_id: the token that opens a document; the tokenizer's EOD if None.
     """
 

@@ -70,18 +70,9 @@ class Run:
         return Generator(self.model, self.params, self.tokenizer, self._bos_id)
 
     @overload
-    def generate(
-        self, prompt: Prompt, settings: Sampling | None = ..., *, streams: Sequence[int] | None = ..., **fields: Any
-    ) -> str: ...
+    def generate(self, prompt: Prompt = ..., settings: Sampling | None = ..., **more: Any) -> str: ...
     @overload
-    def generate(
-        self,
-        prompt: Sequence[Prompt],
-        settings: Sampling | None = ...,
-        *,
-        streams: Sequence[int] | None = ...,
-        **fields: Any,
-    ) -> list[str]: ...
+    def generate(self, prompt: Sequence[Prompt], settings: Sampling | None = ..., **more: Any) -> list[str]: ...
     def generate(
         self,
         prompt: Prompt | Sequence[Prompt] = "",

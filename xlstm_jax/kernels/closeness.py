@@ -91,9 +91,7 @@ def bounds(cell: str, dtype: DTypeLike, length: int = 1) -> dict[str, float]:
     its results inherit. The head of the cross-entropy is in float32 whatever its features are.
 
     Args:
-        cell: "mlstm", "slstm" or "cross_entropy".
-        dtype: that of the inputs.
-        length: tokens.
+        cell: "mlstm", "slstm" or "cross_entropy", for inputs of `dtype` and so many tokens.
     """
     wide = tolerance(jnp.promote_types(dtype, jnp.float32), length)
     narrow = tolerance(dtype, length)

@@ -33,15 +33,6 @@ class UnsupportedError(ValueError):
     """An implementation was asked for by name that cannot run here."""
 
 
-def anywhere(shapes: Shapes, dtype: DTypeLike, device: Device) -> str | None:
-    """None: plain XLA takes every shape and dtype on every device."""
-    return None
-
-
-def _nowhere_first(device: Device) -> str | None:
-    return None
-
-
 @dataclass(frozen=True)
 class Implementation:
     """One form of a cell.
@@ -49,7 +40,7 @@ class Implementation:
     Attributes:
         run: the cell over a sequence.
         step: the cell for one token; None where the form has no code of its own for it.
-        supported: (shapes, dtype, device) -> why it cannot run these, or None if it can.
+        supported: (shapes, dtype, device) -> why it cannot run these, or None if it can, as plain XLA always can.
         best: device -> why it is to be taken there unless another is asked for, or None.
         sizes: its options of size, such as tokens per chunk, with their defaults.
     """
@@ -57,8 +48,8 @@ class Implementation:
     name: str
     run: Callable[..., Any]
     step: Callable[..., Any] | None = None
-    supported: Callable[[Shapes, DTypeLike, Device], str | None] = anywhere
-    best: Callable[[Device], str | None] = _nowhere_first
+    supported: Callable[[Shapes, DTypeLike, Device], str | None] = lambda shapes, dtype, device: None
+    best: Callable[[Device], str | None] = lambda device: None
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -72,11 +63,6 @@ class Choice(NamedTuple):
 def table(*implementations: Implementation) -> dict[str, Implementation]:
     """Implementations by name."""
     return {x.name: x for x in implementations}
-
-
-def this_device() -> Device:
-    """JAX's default device."""
-    return Device(jax.default_backend(), jax.devices()[0].device_kind)
 
 
 def choose(
@@ -93,13 +79,13 @@ def choose(
     Args:
         forms: the cell's table.
         step: whether one token is to be computed: what has no step of its own then leaves it to the best that has.
-        device: this one, if None.
+        device: JAX's default one, if None.
 
     Raises:
         ValueError: for a name that is not in the table.
         UnsupportedError: for a name whose implementation cannot run here, with the reason; for None, if none can.
     """
-    device = this_device() if device is None else device
+    device = device or Device(jax.default_backend(), jax.devices()[0].device_kind)
     if name is not None:
         if name not in forms:
             raise ValueError(f"implementation is {name!r}, but must be None or one of {', '.join(forms)}")

@@ -51,7 +51,7 @@ def present_environment() -> dict[str, Any]:
         "x64": bool(settings.jax_enable_x64),
         "matmul_precision": settings.jax_default_matmul_precision,
         "python": platform.python_version(),
-        "version": _package_version(),
+        "version": installed_version("xlstm-jax") or "unknown",
         "commit": _package_commit(),
     }
 
@@ -76,11 +76,12 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _package_version() -> str:
+def installed_version(distribution: str) -> str | None:
+    """The version of an installed distribution; None if it is not there."""
     try:
-        return metadata.version("xlstm-jax")
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return "unknown"
+        return None
 
 
 def _package_commit() -> str | None:

@@ -17,9 +17,6 @@ def matmul_peak(dtype: str = "float32") -> float:
     """FLOP/s of the best of several square matrix products on one device, measured once a process.
 
     The best of all repeats counts, not the median: another program can only slow a product down.
-
-    Args:
-        dtype: of both factors.
     """
     product = jax.jit(jnp.matmul)
     best = 0.0

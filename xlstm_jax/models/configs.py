@@ -50,6 +50,13 @@ class SubModelConfig(Config):
         if parallel is not None:
             parallel.check_one_device(f"{type(self).__name__}.parallel")
 
+    @property
+    def _dtype(self) -> Any:
+        """The `dtype` of a part that has one, as JAX's."""
+        import jax.numpy as jnp  # configs are read where no model is
+
+        return jnp.dtype(self.dtype)  # type: ignore[attr-defined]
+
     def resolved(self) -> Mapping[str, SubModelConfig | None]:
         """The configs of the parts, by field, with what follows from this one filled in."""
         return {}

@@ -13,16 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from xlstm_jax.models.stack import run_name, span_of, spans
-
-__all__ = [
-    "older_name",
-    "run_name",
-    "span_of",
-    "spans",
-    "to_blocks",
-    "to_runs",
-]
+from xlstm_jax.models.stack import run_name, span_of
 
 
 def to_blocks(tree: Any) -> Any:

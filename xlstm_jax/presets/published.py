@@ -30,15 +30,9 @@ def published(
     library, which is there to try the command out.
 
     Args:
-        model: the model's config.
-        lr: learning rate at its peak.
-        steps: training steps.
         batch_size: rows in a step, over all devices of the published run.
         device_rows: rows that one device worked on at a time; the step is cut into micro-batches of so many.
-        schedule: the decay of the learning rate, to a tenth.
-        warmup_steps: steps before the decay.
-        cooldown_steps: steps after it.
-        eps: AdamW's epsilon.
+        schedule: the decay of the learning rate from its peak `lr`, to a tenth.
     """
     return Experiment(
         model=model,

@@ -72,11 +72,5 @@ def tiny() -> Experiment:
         model=small_v1(dim=32, blocks=2, heads=2, context_length=64),
         data=DataConfig(sources=("stdlib",), tokenizer="bytes", validation_fraction=0.01),
         optimizer=OptimizerConfig(lr=1e-2, warmup_steps=5, schedule="cosine"),
-        training=TrainingConfig(
-            steps=60,
-            batch_size=4,
-            eval_every=30,
-            eval_tokens=8192,
-            checkpoint_every=30,
-        ),
+        training=TrainingConfig(steps=60, batch_size=4, eval_every=30, eval_tokens=8192, checkpoint_every=30),
     )

@@ -15,8 +15,6 @@ def plot_accuracy(
 
     Args:
         curves: points (length, accuracy).
-        path: the picture; one that is there is replaced.
-        title: stands above it.
         chance: accuracy of guessing.
         trained_to: the greatest length of training.
     """

@@ -21,8 +21,6 @@ def plot_loss(records: Sequence[Mapping[str, Any]], path: str | Path, title: str
 
     Args:
         records: what `MetricsLog.read` returns; without any loss in them nothing is drawn.
-        path: the picture; one that is there is replaced.
-        title: stands above it.
     """
     training = _curve(records, "loss")
     held_out = _curve(records, "validation_loss")

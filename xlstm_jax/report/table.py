@@ -9,13 +9,7 @@ from rich.table import Table
 
 from xlstm_jax.config import to_json
 from xlstm_jax.data.store import TokenStore
-from xlstm_jax.scoring.baselines import (
-    byte_counts,
-    compressed_bits_per_byte,
-    gzip_size,
-    unigram_bits_per_byte,
-    xz_size,
-)
+from xlstm_jax.scoring.baselines import byte_counts, compressed_bits_per_byte, gzip_size, unigram_bits_per_byte, xz_size
 
 
 @dataclass

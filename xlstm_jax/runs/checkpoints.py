@@ -15,21 +15,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from xlstm_jax.files import DiskFullError, check_space, free_in_words, held_folder, is_disk_full, sync_folder
 from xlstm_jax.runs.errors import CheckpointError, DamagedCheckpointError, NoCheckpointError
 from xlstm_jax.runs.manifest import MANIFEST_NAME, STATE_FOLDER, Manifest, checked_extra, read_manifest, write_manifest
 from xlstm_jax.runs.storage import AsyncWriter, bytes_needed, read_part
-from xlstm_jax.runs.tree import (
-    Layout,
-    Names,
-    check_parts,
-    layout,
-    named_leaves,
-    refuse,
-)
+from xlstm_jax.runs.tree import Layout, Names, check_parts, layout, named_leaves, refuse
 
 if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
     from jaxtyping import PyTree
@@ -163,9 +155,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _finish(self, step: int, unfinished: Path, arrays: dict[str, dict[Names, Layout]], extra: dict) -> None:
@@ -233,10 +223,6 @@ class Checkpoints:
 
     # -- space --------------------------------------------------------------------------------------------------------
 
-    def bytes_needed(self, state: State) -> int:
-        """Disk space for one checkpoint of a state (arrays, or their `ShapeDtypeStruct`s), at most."""
-        return bytes_needed(state)
-
     def check_space(self, state: State, count: int = 1) -> None:
         """See that `count` more checkpoints of `state` fit on the disk.
 
@@ -288,21 +274,16 @@ class Checkpoints:
         step, state, extra = self._read({part: target}, [part], step, any_float=any_float)
         return step, state[part], extra
 
-    def extra(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
-        """(step, extra) of the newest good checkpoint; verifies all of it, reads no arrays."""
-        step, _, extra = self._read({}, [], step)
-        return step, extra
-
-    def manifest(self, step: int | None = None) -> Manifest:
-        """What the newest complete checkpoint (or that of `step`) consists of; no file of it is verified.
+    def manifest(self) -> Manifest:
+        """What the newest complete checkpoint consists of; no file of it is verified.
 
         Raises:
             NoCheckpointError: if there is none.
             DamagedCheckpointError: if its manifest is damaged.
         """
-        step = self.latest_step() if step is None else step
-        if step is None or step not in self.steps():
-            raise NoCheckpointError(f"{self.folder} has no complete checkpoint{'' if step is None else f' {step}'}")
+        step = self.latest_step()
+        if step is None:
+            raise NoCheckpointError(f"{self.folder} has no complete checkpoint")
         return read_manifest(self.path(step))
 
     def verified(self, step: int | None = None) -> tuple[int, Path]:
@@ -322,7 +303,7 @@ class Checkpoints:
 
         def once() -> tuple[int, dict[str, Any], dict[str, Any]]:
             with ExitStack() as held:
-                found, folder, manifest = self._find(step, parts or None, held)
+                found, folder, manifest = self._find(step, parts, held)
                 problems = [f"there is no {part!r}" for part in targets if part not in manifest.arrays]
                 if parts is None:
                     problems += [f"{part!r} is not wanted" for part in manifest.arrays if part not in targets]

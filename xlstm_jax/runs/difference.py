@@ -62,13 +62,6 @@ def refuse_another_config(
     The checkpoint's manifest is sealed and the file is not: a flipped bit in a number of it would be another model that
     takes the same weights. A field that the saved config lacks was added since, and stands at its default.
 
-    Args:
-        path: of the file, for the sentence.
-        present: its content.
-        step: of the checkpoint.
-        saved: the config in the checkpoint's manifest.
-        may_change: as in `difference`.
-
     Raises:
         DamagedRunError: naming each key and its two values.
     """

@@ -14,14 +14,14 @@ lock                 held by the one process that writes
 from __future__ import annotations
 
 import filecmp
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from xlstm_jax.config import ConfigError, dumps, from_json, to_json
-from xlstm_jax.files import Lock, appearing_folder, copy_folder, write_atomic, write_json
+from xlstm_jax.files import Lock, appearing_folder, copy_folder, read_json_object, write_atomic, write_json
 from xlstm_jax.machine.environment import environment_changes, present_environment
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.difference import refuse_another_config
@@ -34,7 +34,6 @@ from xlstm_jax.runs.errors import (
 )
 from xlstm_jax.runs.manifest import replace_extra
 from xlstm_jax.runs.metrics import MetricsLog
-from xlstm_jax.runs.tokenizer_info import TokenizerInfo
 
 if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
     from jaxtyping import PyTree
@@ -46,6 +45,16 @@ SAVED_CONFIG = "config"
 
 CONVERTED = "converted"
 """Where they say whether its weights were trained elsewhere."""
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """The special tokens of a run's model. Published models have such; ours go by the EOD alone."""
+
+    bos_id: int | None = None
+    """Opens every text; None: the EOD of the tokenizer."""
+    stop_ids: tuple[int, ...] = ()
+    """End a text, as the EOD does."""
 
 
 class RunFolder:
@@ -138,7 +147,7 @@ class RunFolder:
         """
         if not self.exists:
             type(self).open(self.path)  # says what is there instead
-        return _read_object(self.config_path)
+        return read_json_object(self.config_path, DamagedRunError)
 
     def read_config(self, target: type[T]) -> T:
         """The config as an object of the dataclass `target`, equal to the one written.
@@ -153,26 +162,18 @@ class RunFolder:
         except ConfigError as error:
             raise DamagedRunError(f"{self.config_path} cannot be used: {error}") from error
 
-    def check_config(
-        self,
-        step: int,
-        extra: Mapping[str, Any],
-        may_change: Iterable[str] = (),
-        config: Mapping[str, Any] | None = None,
-    ) -> None:
+    def check_config(self, step: int, extra: Mapping[str, Any], may_change: Iterable[str] = ()) -> None:
         """Compare the config with the one that a checkpoint was saved with, if it was saved with one.
 
         Args:
             step, extra: as read from the checkpoint.
             may_change: as in `difference`.
-            config: as `read_config_json` gave it; read again if None.
 
         Raises:
             DamagedRunError: if they differ, naming the keys and the values.
         """
         if isinstance(saved := extra.get(SAVED_CONFIG), Mapping):
-            present = self.read_config_json() if config is None else config
-            refuse_another_config(self.config_path, present, step, saved, may_change)
+            refuse_another_config(self.config_path, self.read_config_json(), step, saved, may_change)
 
     # -- environment --------------------------------------------------------------------------------------------------
 
@@ -182,7 +183,7 @@ class RunFolder:
         write_json(self.environment_path, record, indent=2)
         return record
 
-    def environment_changes(self, present: Mapping[str, Any] | None = None) -> list[str]:
+    def environment_changes(self) -> list[str]:
         """What differs from the recorded environment, a sentence each; empty if nothing was recorded.
 
         Raises:
@@ -190,8 +191,8 @@ class RunFolder:
         """
         if not self.environment_path.is_file():
             return []
-        recorded = _read_object(self.environment_path)
-        return environment_changes(recorded, present_environment() if present is None else present)
+        recorded = read_json_object(self.environment_path, DamagedRunError)
+        return environment_changes(recorded, present_environment())
 
     # -- tokenizer ----------------------------------------------------------------------------------------------------
 
@@ -223,9 +224,9 @@ class RunFolder:
         path, before = self.tokenizer_info_path, self.huggingface_dir / "format.json"
         try:
             if path.is_file():
-                return from_json(TokenizerInfo, _read_object(path), "tokenizer_info")
+                return from_json(TokenizerInfo, read_json_object(path, DamagedRunError), "tokenizer_info")
             # Where converted runs had it before.
-            data = _read_object(before) if before.is_file() else {}
+            data = read_json_object(before, DamagedRunError) if before.is_file() else {}
             return from_json(TokenizerInfo, {"bos_id": data.get("opening_id")}, "tokenizer_info")
         except ConfigError as error:
             raise DamagedRunError(f"{path if path.is_file() else before} cannot be used: {error}") from error
@@ -278,12 +279,7 @@ class RunFolder:
         return self.checkpoints(read_only=True, say=say).restore_part("params", target, step, any_float=any_float)
 
     def fork(
-        self,
-        path: str | Path,
-        config: Any,
-        step: int | None = None,
-        *,
-        state: Mapping[str, PyTree] | None = None,
+        self, path: str | Path, config: Any, step: int | None = None, *, state: Mapping[str, PyTree] | None = None
     ) -> RunFolder:
         """A new run that starts from this one's newest good checkpoint (or that of `step`), with another config.
 
@@ -291,8 +287,6 @@ class RunFolder:
         new config. The new folder appears complete or not at all; this run is only read.
 
         Args:
-            path: of the new folder.
-            config: the new run's.
             step: of the checkpoint; the newest good one if None.
             state: what the new run starts from at step 0 instead, with no metrics and in the present environment.
 
@@ -356,18 +350,6 @@ def _older_name(path: str) -> str:
     from xlstm_jax.models.layouts import older_name  # brings JAX in
 
     return older_name(path)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DamagedRunError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DamagedRunError(f"{path} is damaged: it is not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise DamagedRunError(f"{path} is damaged: it holds a {type(data).__name__} instead of an object")
-    return data
 
 
 def _same_folder(one: Path, other: Path) -> bool:

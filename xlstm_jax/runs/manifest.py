@@ -54,7 +54,6 @@ class Manifest:
         """Compare the files of a checkpoint with their sums.
 
         Args:
-            folder: the checkpoint.
             parts: only the files that these parts of the state need; all if None.
 
         Raises:

@@ -94,8 +94,6 @@ def read_part(
     """One part of a state, out of the folder that `AsyncWriter` filled.
 
     Args:
-        folder: the folder of all parts.
-        part: the name of the part.
         saved: the layouts of its arrays, all of them.
         target: abstract or concrete arrays in the structure to return; None for nested dicts. A sharding given there
             says where an array goes; the others go to the default device, uncommitted.

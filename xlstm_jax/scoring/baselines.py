@@ -58,7 +58,6 @@ def compressed_bits_per_byte(documents: Iterable[bytes], size: Callable[[bytes],
     """Sum of the compressed sizes of single files over the sum of their sizes, in bits per byte.
 
     Args:
-        documents: the files.
         size: compressed size of one, as `gzip_size` or `xz_size`.
     """
 

@@ -47,7 +47,6 @@ class HeldOut:
         """The score of the model with these parameters.
 
         Args:
-            params: of the model.
             progress: wraps the iteration over the batches, to show how far it is; gets their number too.
 
         Raises:

@@ -89,7 +89,6 @@ class Scorer:
         """Nats of the targets whose `loss_mask` is true, and the state after them.
 
         Args:
-            params: of the model.
             state: of `start` or of the call before; it is given away.
             tokens, document_borders, mask: as the model's.
             targets: the token after each.

@@ -10,14 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from xlstm_jax.config import (
-    AtLeast,
-    Config,
-    ConfigError,
-    NonNegativeInt,
-    PositiveInt,
-    to_json,
-)
+from xlstm_jax.config import AtLeast, Config, ConfigError, NonNegativeInt, PositiveInt, to_json
 from xlstm_jax.data.prepare import PrepareConfig
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig

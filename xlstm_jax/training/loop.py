@@ -257,14 +257,7 @@ class Loop:
 
 
 def speed(seconds: float, *, tokens: int, flops_per_token: float, peak: float) -> dict[str, float]:
-    """What a record says of a step's speed.
-
-    Args:
-        seconds: that the step took.
-        tokens: in its rows, those that are not scored included.
-        flops_per_token: of a training step.
-        peak: FLOP/s that the machine does at most.
-    """
+    """What a record says of the speed of a step of so many tokens, scored or not; `peak` is the machine's FLOP/s."""
     flops = flops_per_token * tokens / seconds
     return {"tokens_per_second": tokens / seconds, "flops_per_second": flops, "flops_share": flops / peak}
 

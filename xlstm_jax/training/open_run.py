@@ -14,13 +14,14 @@ import jax
 
 from xlstm_jax.data.prepare import prepare
 from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, MixedStore, TokenStore, open_store
-from xlstm_jax.data.tokenizers import load_tokenizer
+from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from xlstm_jax.files import bytes_in_words
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
 from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError
 from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.runs.storage import bytes_needed
 from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
@@ -52,15 +53,6 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class TokenizerFacts:
-    """Which tokenizer it is."""
-
-    kind: str
-    vocab_size: int
-    fingerprint: str
-
-
-@dataclass(frozen=True)
 class Facts:
     """What a run's folder holds, so far as it decides how training may go on."""
 
@@ -69,7 +61,7 @@ class Facts:
     """What config.json says; None for a run that has not begun."""
     converted: bool
     """Whether its newest checkpoint holds weights that were trained elsewhere, and nothing else."""
-    tokenizer: TokenizerFacts | None
+    tokenizer: Tokenizer | None
     has_checkpoint: bool
     """Whether there is a complete checkpoint."""
     lost: Path | None
@@ -116,7 +108,7 @@ def inspect(run: RunFolder) -> Facts:
         run=run,
         recorded=run.read_config(Experiment) if run.exists else None,
         converted=run.converted,
-        tokenizer=_tokenizer(run.tokenizer_dir) if run.tokenizer_dir.exists() else None,
+        tokenizer=load_tokenizer(run.tokenizer_dir) if run.tokenizer_dir.exists() else None,
         has_checkpoint=has_checkpoint,
         lost=None if has_checkpoint else _lost_checkpoint(run),
     )
@@ -232,11 +224,6 @@ def open_or_prepare(experiment: Experiment, say: Say) -> TokenStore:
     return store
 
 
-def _tokenizer(folder: Path) -> TokenizerFacts:
-    tokenizer = load_tokenizer(folder)
-    return TokenizerFacts(tokenizer.kind, tokenizer.vocab_size, tokenizer.fingerprint)
-
-
 def _lost_checkpoint(run: RunFolder) -> Path | None:
     """A run whose checkpoints are all damaged must not begin at step 0 again as if there had been none."""
     places = [
@@ -261,6 +248,6 @@ def _announce_changes(run: RunFolder, say: Say) -> None:
 def _check_disk(checkpoints: Checkpoints, target: TrainState, say: Say) -> None:
     state = target._asdict()
     count = max(checkpoints.keep + 1 - len(checkpoints.steps()), 1)
-    one = checkpoints.bytes_needed(state)
+    one = bytes_needed(state)
     say(f"disk: {bytes_in_words(one)} a checkpoint, at most {checkpoints.keep + 1} at a time in {checkpoints.folder}")
     checkpoints.check_space(state, count)

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.data.store import Batch
-from xlstm_jax.training.objective import loss_sum
+from xlstm_jax.kernels.cross_entropy import LossSum, cross_entropy
 from xlstm_jax.training.optimizers import Optimizer
 
 
@@ -49,6 +49,28 @@ def init_state(model: Any, optimizer: Optimizer, seed: int, tokens: Int[Array, "
     """Fresh parameters and optimizer state; under `jax.eval_shape` their shapes alone."""
     params = model.init(jax.random.key(seed), tokens)["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def loss_sum(model: Any, params: Any, rows: Batch, *, train: bool = False, dropout_key: Array | None = None) -> LossSum:
+    """What training minimises: the nats of the rows' unmasked targets, and how many these are.
+
+    The logits of all rows are never held at once. `train` switches dropout on, whose random key is `dropout_key`.
+    """
+    variables = {"params": params}
+    features = model.apply(
+        variables,
+        rows.inputs,
+        document_borders=rows.document_borders,
+        train=train,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+        method="features",
+    )
+    return cross_entropy(
+        lambda chunk: model.apply(variables, chunk, method="head"),
+        features,
+        jnp.asarray(rows.targets),
+        jnp.asarray(rows.loss_mask),
+    )
 
 
 def make_train_step(

@@ -65,8 +65,7 @@ class PrepareConfig(Config):
     def content(self, tokenizer: str) -> dict[str, Any]:
         """JSON values of all that decides a store's content beside the documents; compared with what was asked before.
 
-        Args:
-            tokenizer: `bytes`, `bpe` or the fingerprint of a given one.
+        `tokenizer` is `bytes`, `bpe` or the fingerprint of a given one.
         """
         values = {name: getattr(self, name) for name in CONTENT}
         wanted = (self.vocab_size or DEFAULT_VOCAB_SIZE) if tokenizer == "bpe" else None

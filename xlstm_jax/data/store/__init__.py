@@ -1,13 +1,7 @@
 """Reading token stores: the documents of their splits, batches to learn from, held-out documents to score."""
 
 from xlstm_jax.data.store.batch import Batch
-from xlstm_jax.data.store.heldout import (
-    HeldoutBatch,
-    HeldoutDocuments,
-    HeldoutWindows,
-    Window,
-    windows,
-)
+from xlstm_jax.data.store.heldout import HeldoutBatch, HeldoutDocuments, HeldoutWindows, Window, windows
 from xlstm_jax.data.store.loader import Loader
 from xlstm_jax.data.store.mixed import MixedStore
 from xlstm_jax.data.store.mixture import Mixture

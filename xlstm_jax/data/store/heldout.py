@@ -74,7 +74,6 @@ class HeldoutDocuments(_Heldout):
     The state of each row is to be carried from batch to batch.
 
     Args:
-        split: where the documents are.
         batch_size: rows; no more are made than there are documents.
         seq_len: positions a batch.
         documents: numbers of the documents to read; None means all.

@@ -27,7 +27,6 @@ class Loader:
     Args:
         source: a split, or a `Mixture` of several.
         seq_len: inputs in a row.
-        batch_size: rows in a batch.
         seed: of the order of the rows.
         mask_crossing: do not score the first token of a document, which only an EOD precedes.
 

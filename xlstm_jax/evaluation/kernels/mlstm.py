@@ -83,20 +83,13 @@ def _supported(form: str, length: int, dtype: str, device: Device) -> str | None
     return api.FORMS[form].supported(shapes, jnp.dtype(dtype), device)
 
 
+def _state(x: Arrays) -> MLSTMState:
+    return MLSTMState(x["C"], x["n"], x["m"])
+
+
 def _by_sequence(name: str, options: dict, x: Arrays, given: Arrays, *, chunk_size: int | None = None) -> Arrays:
-    h, state = mlstm(
-        x["q"],
-        x["k"],
-        x["v"],
-        x["i"],
-        x["f"],
-        state=MLSTMState(x["C"], x["n"], x["m"]),
-        return_state=True,
-        implementation=name,
-        chunk_size=chunk_size,
-        **given,
-        **options,
-    )
+    how: dict[str, Any] = {"implementation": name, "chunk_size": chunk_size, **given, **options}
+    h, state = mlstm(x["q"], x["k"], x["v"], x["i"], x["f"], state=_state(x), return_state=True, **how)
     return {"h": h, **state._asdict()}
 
 
@@ -108,14 +101,13 @@ def _by_step(options: dict, x: Arrays, given: Arrays, *, chunk_size: int | None 
         return state, h
 
     xs = time_first({key: x[key] for key in "qkvif"} | given)
-    state, h = jax.lax.scan(body, MLSTMState(x["C"], x["n"], x["m"]), xs)
+    state, h = jax.lax.scan(body, _state(x), xs)
     return {"h": jnp.moveaxis(h, 0, 1), **state._asdict()}
 
 
 def _truth(options: dict, x: Arrays, given: Arrays) -> Arrays:
     # Not through the table of implementations: the truth stays what it is if one of them is replaced.
-    state = MLSTMState(x["C"], x["n"], x["m"])
-    h, state = recurrent(x["q"], x["k"], x["v"], x["i"], x["f"], state, eps=1e-6, **given, **options)
+    h, state = recurrent(x["q"], x["k"], x["v"], x["i"], x["f"], _state(x), eps=1e-6, **given, **options)
     return {"h": h, **state._asdict()}
 
 

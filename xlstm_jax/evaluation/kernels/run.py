@@ -7,16 +7,27 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 
 from xlstm_jax.evaluation.kernels.cell import Case, Cell, Truth, judge, make_problem, run_form, run_truth
-from xlstm_jax.evaluation.kernels.cells import all_cells
+from xlstm_jax.evaluation.kernels.cross_entropy import cross_entropy_cell
+from xlstm_jax.evaluation.kernels.mlstm import mlstm_cell
 from xlstm_jax.evaluation.kernels.report import Finding, Pick, Report
+from xlstm_jax.evaluation.kernels.slstm import slstm_cell
 from xlstm_jax.kernels import mlstm, slstm
 from xlstm_jax.kernels.registry import Device
 from xlstm_jax.machine.cores import usable_cores
 
+_MAKERS: dict[str, Callable[[], Cell]] = {
+    "mlstm": partial(mlstm_cell, "exp", True),
+    "mlstm-sigmoid": partial(mlstm_cell, "sigmoid", True),
+    "mlstm-sigmoid-plain": partial(mlstm_cell, "sigmoid", False),
+    "slstm": slstm_cell,
+    "cross-entropy": cross_entropy_cell,
+}
+CELLS = tuple(_MAKERS)
 DTYPES = ("float32", "bfloat16", "float64")
 QUICK_DTYPES = DTYPES[:2]
 _WITH_FLOAT64 = ("cpu", "gpu", "cuda", "rocm")
@@ -27,6 +38,11 @@ Progress = Callable[[int, int, str], None]
 
 class CheckError(Exception):
     """The check cannot be run here."""
+
+
+def all_cells() -> dict[str, Cell]:
+    """Cells by name, with the implementations that are registered now."""
+    return {name: make() for name, make in _MAKERS.items()}
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ def run_check(
     """Judge every implementation of every cell on JAX's default device.
 
     Args:
-        cells: names out of `cells.CELLS`; None is all.
+        cells: names out of `CELLS`; None is all.
         dtypes: names out of `DTYPES`; None is `QUICK_DTYPES`.
         cases: which cases to run, the quick ones unless told otherwise.
         everything: all cases, and all dtypes unless some are named.

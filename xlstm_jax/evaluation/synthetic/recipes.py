@@ -23,12 +23,7 @@ MODELS = (*SLSTM_PLACES, "llama")
 
 BLOCKS, HEADS = 2, 1
 
-_RECIPES: dict[str, dict[str, Any]] = {
-    "[0:1]": {"lr": 1e-2, "short_share": 0.5},
-    "[1:0]": {"lr": 4e-3, "short_share": 0.5},
-    "[1:1]": {"lr": 1e-2, "short_share": 0.5},
-    "llama": {"lr": 4e-3, "short_share": 0.5},
-}
+_RATES = {"[0:1]": 1e-2, "[1:0]": 4e-3, "[1:1]": 1e-2, "llama": 4e-3}
 
 _STEPS = {"parity": 1000, "even_pairs": 1000, "cycle_nav": 1500, "mod_arith": 1500}
 """At most: who answers all rows ends earlier. All models of a task have the same, so that none fails for less."""
@@ -77,7 +72,7 @@ def synthetic_recipe(model: str, task: str, **changes: Any) -> SyntheticConfig:
     if model not in MODELS:
         raise _unknown(model)
     name = get_task(task).name
-    values = {"task": name, "steps": _STEPS[name], **_RECIPES[model]}
+    values: dict[str, Any] = {"task": name, "steps": _STEPS[name], "lr": _RATES[model], "short_share": 0.5}
     return SyntheticConfig(**values | {field: value for field, value in changes.items() if value is not None})
 
 

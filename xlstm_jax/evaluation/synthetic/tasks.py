@@ -96,10 +96,7 @@ class Task:
         Args:
             seed: a whole number from 0.
             stream: rows of two streams have nothing to do with each other.
-            start: number of the first row.
-            count: number of rows.
-            low: the shortest length.
-            high: the greatest length, and the width of the array.
+            low, high: the shortest and the greatest length, which is also the width of the array.
         """
         possible = self.lengths(low, high)
         counts_per_row = -(-(high + 1) // _WORDS_PER_COUNT)

@@ -149,7 +149,6 @@ def train_synthetic(
 
     Args:
         model_config: whose vocabulary is the task's, at least.
-        config: the task and the training.
         report: called at each look.
 
     Raises:

@@ -91,9 +91,7 @@ def read_tied(
     Where the config ties it to the embedding, either may be missing. If both are there and differ, both count, as in
     transformers: that config is wrong, not the weights.
 
-    Args:
-        table: (config, head=whether it has a tensor) -> what of theirs holds what of ours.
-        embedding: the name of its tensor.
+    `table` is (config, head=whether it has a tensor) -> what of theirs holds what of ours.
     """
     head, notes = "lm_head.weight", []
     stored = head in tensors

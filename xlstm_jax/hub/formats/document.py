@@ -13,7 +13,6 @@ class Document:
     """The values of a config.json; what is null or left out has the default of the package that wrote it.
 
     Args:
-        data: the JSON object.
         name: how to call it in errors.
     """
 

@@ -28,10 +28,7 @@ def config_from_huggingface(
 ) -> LlamaConfig:
     """The model that a config.json of the model type "llama" describes.
 
-    Args:
-        data: its JSON object.
-        dtype: of the activations.
-        context_length: None takes `max_position_embeddings`.
+    Activations get `dtype`; without a `context_length` it is `max_position_embeddings`.
 
     Raises:
         ConfigError: for a value that is no good, or that our model would not compute.

@@ -37,10 +37,7 @@ def config_from_huggingface(
 ) -> xLSTMLMModelConfig:
     """The model that a config.json of the model type "xlstm" describes.
 
-    Args:
-        data: its JSON object.
-        dtype: of the activations.
-        context_length: of training rows to come; no limit.
+    Activations get `dtype`; `context_length` is that of training rows to come, and no limit.
 
     Raises:
         ConfigError: for a value that is no good, or that our model would not compute.
@@ -64,9 +61,6 @@ def config_from_huggingface(
         "head_dim", (int(dim * v) // heads,), f"hidden_size, v_dim_factor and num_heads give {int(dim * v)} / {heads}"
     )
     cell_eps = doc.number("eps", default=_KERNEL_EPS)
-    width = ffn_width(
-        dim, doc.number("ffn_proj_factor", default=2.667), doc.whole("ffn_round_up_to_multiple_of", default=64)
-    )
     return xLSTMLMModelConfig(
         mlstm_block=mLSTMBlockConfig(
             mlstm=mLSTMLayerConfig(
@@ -84,7 +78,7 @@ def config_from_huggingface(
                     reset_mode="exact",
                 ),
             ),
-            feedforward=_feedforward(doc, dim, width),
+            feedforward=_feedforward(doc, dim),
         ),
         context_length=context_length,
         num_blocks=doc.whole("num_hidden_layers", "num_blocks", default=32),
@@ -107,11 +101,10 @@ def ffn_width(dim: int, factor: float, multiple: int) -> int:
     return int((dim * factor + multiple - 1) // multiple * multiple)
 
 
-def _feedforward(doc: Document, dim: int, width: int) -> FeedForwardConfig:
-    factor, multiple = (
-        doc.number("ffn_proj_factor", default=2.667),
-        doc.whole("ffn_round_up_to_multiple_of", default=64),
-    )
+def _feedforward(doc: Document, dim: int) -> FeedForwardConfig:
+    factor = doc.number("ffn_proj_factor", default=2.667)
+    multiple = doc.whole("ffn_round_up_to_multiple_of", default=64)
+    width = ffn_width(dim, factor, multiple)
     for one, rounding, up in ((factor, multiple, True), (factor, multiple, False), *_exact_factors(dim, width)):
         config = FeedForwardConfig(
             proj_factor=one,
@@ -249,13 +242,8 @@ def _notes(config: xLSTMLMModelConfig) -> list[str]:
 
 
 def entries(config: xLSTMLMModelConfig, weight_mode: str, head: bool = True) -> Iterator[Entry]:
-    """Every tensor of the format, and what of ours it holds.
-
-    Args:
-        config: the model.
-        weight_mode: "single" or "fused".
-        head: whether `lm_head.weight` is among them.
-    """
+    """Every tensor of the format in a weight mode, and what of ours it holds; `head`: whether `lm_head.weight` is among
+    them."""
     yield single("backbone.embeddings.weight", "token_embedding.embedding")
     for i in range(config.num_blocks):
         theirs, ours = f"backbone.blocks.{i}", f"xlstm_block_stack.blocks_{i}"

@@ -62,14 +62,8 @@ _RECURRENT: dict[str, dict[tuple[Backend, int], Form]] = {
 def _entries(
     config: xLSTMLMModelConfig, layout: Backend, tensors: Mapping[str, Any], head: bool = True
 ) -> Iterator[Entry]:
-    """Every tensor that the package can have, and what of ours it holds.
-
-    Args:
-        config: the model.
-        layout: of the recurrent weights.
-        tensors: those that are there, whose number of axes counts.
-        head: whether `lm_head.weight` is among them.
-    """
+    """Every tensor that the package can have, and what of ours it holds; `tensors` are those that are there, whose
+    number of axes counts, `head` says whether `lm_head.weight` is among them."""
     yield single("token_embedding.weight", "token_embedding.embedding")
     for i, kind in enumerate(config.block_kinds):
         theirs, ours = f"xlstm_block_stack.blocks.{i}", f"xlstm_block_stack.blocks_{i}"

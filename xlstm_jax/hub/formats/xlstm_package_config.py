@@ -21,16 +21,8 @@ Backend = Literal["vanilla", "cuda"]
 _NORM_EPS = 1e-5
 
 _MODEL = (
-    "context_length",
-    "num_blocks",
-    "embedding_dim",
-    "add_post_blocks_norm",
-    "bias",
-    "dropout",
-    "vocab_size",
-    "tie_weights",
-    "weight_decay_on_embedding",
-    "add_embedding_dropout",
+    *("context_length", "num_blocks", "embedding_dim", "add_post_blocks_norm", "bias", "dropout"),
+    *("vocab_size", "tie_weights", "weight_decay_on_embedding", "add_embedding_dropout"),
 )
 _UP_PROJECTION = ("proj_factor", "round_proj_up_dim_up", "round_proj_up_to_multiple_of")
 _MLSTM = ("conv1d_kernel_size", "qkv_proj_blocksize", "num_heads", *_UP_PROJECTION)
@@ -147,15 +139,8 @@ def _slstm_block(data: Any, dtype: str) -> dict[str, Any]:
     _pick(data, (), path, also=("slstm", "feedforward"))
     layer = _object(data.get("slstm") or {}, f"{path}.slstm")
     backend = backend_of({"slstm_block": data})
-    others = (
-        *_SLSTM_CELL,
-        *_SLSTM_FROM_STACK,
-        *_SLSTM_WITHOUT_EFFECT,
-        *_SLSTM_FIXED,
-        "backend",
-        "internal_input_shape",
-    )
-    ours = _pick(layer, _SLSTM, f"{path}.slstm", also=others)
+    others = (*_SLSTM_CELL, *_SLSTM_FROM_STACK, *_SLSTM_WITHOUT_EFFECT, *_SLSTM_FIXED)
+    ours = _pick(layer, _SLSTM, f"{path}.slstm", also=(*others, "backend", "internal_input_shape"))
     for name, (only, why) in _SLSTM_FIXED.items():
         _only(layer, name, only, why, f"{path}.slstm")
     if backend == "cuda":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -55,43 +55,28 @@ def pick_implementation() -> tuple[str, str]:
     return implementation.name, reason
 
 
+class Call(TypedDict, total=False):
+    """What `mlstm` takes beside `return_state`, which decides on what it returns."""
+
+    state: MLSTMState | None
+    reset: Array | None
+    mask: Array | None
+    implementation: str | None
+    chunk_size: int | None
+    gate: Gate
+    normalize: bool
+    eps: float
+
+
 @overload
 def mlstm(
-    q: Array,
-    k: Array,
-    v: Array,
-    i: Array,
-    f: Array,
-    *,
-    state: MLSTMState | None = None,
-    return_state: Literal[False] = False,
-    reset: Array | None = None,
-    mask: Array | None = None,
-    implementation: str | None = None,
-    chunk_size: int | None = None,
-    gate: Gate = "exp",
-    normalize: bool = True,
-    eps: float = 1e-6,
+    q: Array, k: Array, v: Array, i: Array, f: Array, *, return_state: Literal[False] = False, **call: Unpack[Call]
 ) -> Float[Array, "batch seq heads dim_v"]: ...
 
 
 @overload
 def mlstm(
-    q: Array,
-    k: Array,
-    v: Array,
-    i: Array,
-    f: Array,
-    *,
-    state: MLSTMState | None = None,
-    return_state: Literal[True],
-    reset: Array | None = None,
-    mask: Array | None = None,
-    implementation: str | None = None,
-    chunk_size: int | None = None,
-    gate: Gate = "exp",
-    normalize: bool = True,
-    eps: float = 1e-6,
+    q: Array, k: Array, v: Array, i: Array, f: Array, *, return_state: Literal[True], **call: Unpack[Call]
 ) -> tuple[Float[Array, "batch seq heads dim_v"], MLSTMState]: ...
 
 

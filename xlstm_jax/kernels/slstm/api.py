@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -47,41 +47,29 @@ def pick_implementation() -> tuple[str, str]:
     return implementation.name, reason
 
 
+class Call(TypedDict, total=False):
+    """What `slstm` takes beside `return_state`, which decides on what it returns."""
+
+    state: SLSTMState | None
+    reset: Array | None
+    mask: Array | None
+    implementation: str | None
+    product_dtype: DTypeLike | None
+    unroll: int | None
+    gradient_recurrent_cut: bool
+    gradient_recurrent_clipval: float | None
+    forward_clipval: float | None
+
+
 @overload
 def slstm(
-    wx: Array,
-    r: Array,
-    b: Array,
-    *,
-    state: SLSTMState | None = None,
-    return_state: Literal[False] = False,
-    reset: Array | None = None,
-    mask: Array | None = None,
-    implementation: str | None = None,
-    product_dtype: DTypeLike | None = None,
-    unroll: int | None = None,
-    gradient_recurrent_cut: bool = False,
-    gradient_recurrent_clipval: float | None = None,
-    forward_clipval: float | None = None,
+    wx: Array, r: Array, b: Array, *, return_state: Literal[False] = False, **call: Unpack[Call]
 ) -> Float[Array, "batch seq heads dim"]: ...
 
 
 @overload
 def slstm(
-    wx: Array,
-    r: Array,
-    b: Array,
-    *,
-    state: SLSTMState | None = None,
-    return_state: Literal[True],
-    reset: Array | None = None,
-    mask: Array | None = None,
-    implementation: str | None = None,
-    product_dtype: DTypeLike | None = None,
-    unroll: int | None = None,
-    gradient_recurrent_cut: bool = False,
-    gradient_recurrent_clipval: float | None = None,
-    forward_clipval: float | None = None,
+    wx: Array, r: Array, b: Array, *, return_state: Literal[True], **call: Unpack[Call]
 ) -> tuple[Float[Array, "batch seq heads dim"], SLSTMState]: ...
 
 

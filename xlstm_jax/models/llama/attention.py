@@ -67,7 +67,6 @@ def lay_out(
     Positions count the real tokens of a document, so that padding changes none of them.
 
     Args:
-        config: the model's.
         shape: (batch, seq) of the tokens.
         document_borders: true at the first token of a document; None if documents may see each other.
         mask: false at padding.

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self
 
-import jax.numpy as jnp
-
 from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, PositiveFloat, PositiveInt
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.init import InitDistribution
@@ -100,14 +98,6 @@ class LlamaConfig(SubModelConfig):
     def qk_scale(self) -> float:
         """The factor of queries times keys."""
         return (self.head_dim if self.attention_scale == "head_dim" else self.num_heads) ** -0.5
-
-    @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
-
-    @property
-    def _lm_head_dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.lm_head_dtype)
 
     # What a stack of blocks asks its config.
 

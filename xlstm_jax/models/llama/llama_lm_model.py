@@ -75,7 +75,6 @@ class LlamaLMModel(CausalLM):
         """The state before the first token: a `KVCache` a run of blocks.
 
         Args:
-            batch_size: rows.
             max_length: tokens of a document that there is to be room for; `config.context_length` if None.
 
         Raises:

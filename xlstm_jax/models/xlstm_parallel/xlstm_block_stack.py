@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-import jax.numpy as jnp
-
 from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, PositiveFloat, PositiveInt
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, remembered
 from xlstm_jax.models.kinds import KINDS
@@ -103,10 +101,6 @@ class xLSTMBlockStackConfig(SubModelConfig):
                     )
                 blocks[place] = numbers[name]
         return ",".join(map(str, blocks))
-
-    @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
 
     @remembered
     def block_config(self, index: int) -> Any:

@@ -36,10 +36,6 @@ class CausalConv1dConfig(SubModelConfig):
                 f"CausalConv1dConfig.conv1d_kwargs is {self.conv1d_kwargs!r}, but there are no further options"
             )
 
-    @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
-
 
 class CausalConv1d(nn.Module):
     """y_t = bias + sum_j kernel_j x_{t - (K-1) + j}; the past of the first token is zero or the given window.
@@ -65,7 +61,6 @@ class CausalConv1d(nn.Module):
         """Convolve `x`.
 
         Args:
-            x: the inputs.
             state: the last K - 1 inputs before `x`; zeros if None.
             context: no tap and no window reaches across its document borders; padding is skipped as if it were not
                 there (its outputs are arbitrary, but finite).

@@ -61,10 +61,6 @@ class FeedForwardConfig(UpProjConfigMixin):
         super().__post_init__()
         self._set_proj_up_dim(self.embedding_dim)
 
-    @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
-
     def matmul_flops(self) -> int:
         """Floating-point operations per token in matrix products, forward."""
         return (3 if self.ff_type == "ffn_gated" else 2) * 2 * self.embedding_dim * (self._proj_up_dim or 0)

@@ -38,10 +38,6 @@ class LinearHeadwiseExpandConfig(SubModelConfig):
                     f"LinearHeadwiseExpandConfig.num_heads is {self.num_heads}, but must divide {what}, {size}"
                 )
 
-    @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
-
 
 class LinearHeadwiseExpand(nn.Module):
     """Parameters: kernel (heads, out, in), bias (heads * out,); with `copies` = n these and y have a leading axis n."""

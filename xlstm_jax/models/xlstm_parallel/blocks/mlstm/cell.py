@@ -12,7 +12,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from xlstm_jax.config import AtLeast, ConfigError, PositiveFloat
-from xlstm_jax.kernels.mlstm import MLSTMState, mlstm
+from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, zero_state
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import gate_bias_init
@@ -60,10 +60,6 @@ class mLSTMCellConfig(SubModelConfig):
         super().__post_init__()
 
     @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
-
-    @property
     def _gate_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.gate_dtype)
 
@@ -82,13 +78,8 @@ class mLSTMCell(nn.Module):
 
     def init_state(self, batch_size: int, dim_qk: int, dim_v: int) -> MLSTMState:
         """The empty memory for heads of these sizes."""
-        heads = self.config.num_heads
         dtype = jnp.result_type(self.config._dtype, self.config._gate_dtype, jnp.float32)
-        return MLSTMState(
-            jnp.zeros((batch_size, heads, dim_qk, dim_v), dtype),
-            jnp.zeros((batch_size, heads, dim_qk), dtype),
-            jnp.zeros((batch_size, heads), dtype),
-        )
+        return zero_state(batch_size, self.config.num_heads, dim_qk, dim_v, dtype)
 
     @nn.compact
     def __call__(

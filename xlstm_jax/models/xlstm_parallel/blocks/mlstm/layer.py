@@ -73,10 +73,6 @@ class mLSTMLayerConfig(UpProjConfigMixin):
             self._check_widths()
 
     @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
-
-    @property
     def inner_dim(self) -> int:
         """Number of features that queries, keys and values are made from.
 

@@ -78,10 +78,6 @@ class sLSTMCellConfig(SubModelConfig):
         return self.embedding_dim // self.num_heads
 
     @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
-
-    @property
     def _state_dtype(self) -> jnp.dtype:
         return jnp.result_type(self._dtype, self.dtype_g or "float32", self.dtype_s or "float32", jnp.float32)
 
@@ -138,7 +134,6 @@ class sLSTMCell(nn.Module):
         """Run the cell.
 
         Args:
-            wx: the input's part of the pre-activations of the gates i, f, z, o.
             state: the memory before the first token; empty if None.
             context: its document borders act if `config.reset_at_document_boundaries`.
 

@@ -53,10 +53,6 @@ class sLSTMLayerConfig(SubModelConfig):
                 f"sLSTMLayerConfig.num_heads is {self.num_heads}, but must divide embedding_dim {self.embedding_dim}"
             )
 
-    @property
-    def _dtype(self) -> jnp.dtype:
-        return jnp.dtype(self.dtype)
-
     @remembered
     def cell_config(self) -> sLSTMCellConfig:
         """The cell's config with what follows from the layer filled in.

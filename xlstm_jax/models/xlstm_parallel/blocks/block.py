@@ -71,16 +71,16 @@ class Block(nn.Module):
     """
 
     config: Any
-    """A `BlockConfig` that says, beside its fields, `add_post_norm`, `norm_eps` and `layer_module`."""
+    """A `BlockConfig` that says `add_post_norm` too; its layer's config says `module` and `block_norm_eps`."""
 
     def setup(self) -> None:
         cfg = self.config
         layer, feedforward = cfg.layer_config(), cfg.feedforward_config()
 
         def norm():
-            return NormLayer(eps=cfg.norm_eps, dtype=layer.dtype, norm_type=layer.norm_type)
+            return NormLayer(eps=layer.block_norm_eps, dtype=layer.dtype, norm_type=layer.norm_type)
 
-        self.norm, self.xlstm = norm(), cfg.layer_module(layer)
+        self.norm, self.xlstm = norm(), layer.module(layer)
         if cfg.add_post_norm:
             self.post_norm = norm()
         if feedforward is not None:
@@ -91,8 +91,8 @@ class Block(nn.Module):
     @nn.nowrap
     def init_state(self, batch_size: int, capacity: int | None = None) -> Any:
         """The state before the first token; it has one size for any text."""
-        cfg = self.config
-        return cfg.layer_module(cfg.layer_config(), parent=None).init_state(batch_size)
+        layer = self.config.layer_config()
+        return layer.module(layer, parent=None).init_state(batch_size)
 
     def __call__(
         self, x: Float[Array, "batch seq dim"], state: Any = None, context: Context = PLAIN

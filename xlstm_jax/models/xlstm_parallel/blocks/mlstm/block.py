@@ -6,15 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from flax import linen as nn
-
 from xlstm_jax.models.configs import ParallelConfig, inherit, remembered
 from xlstm_jax.models.xlstm_parallel.blocks.block import Block, BlockConfig
-from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig, mLSTMLayerV1
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
-
-LAYERS: dict[str, type[nn.Module]] = {"mlstm": mLSTMLayer, "mlstm_v1": mLSTMLayerV1}
-"""The module of each layer type."""
 
 
 @dataclass
@@ -28,14 +23,6 @@ class mLSTMBlockConfig(BlockConfig):
     parallel: ParallelConfig | None = None
     _num_blocks: int | None = field(default=None, repr=False, compare=False)
     _block_idx: int | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def norm_eps(self) -> float:
-        return self.mlstm.mlstm_cell.norm_eps
-
-    @property
-    def layer_module(self) -> type[nn.Module]:
-        return LAYERS[self.mlstm.layer_type]
 
     @remembered
     def layer_config(self) -> mLSTMLayerConfig:

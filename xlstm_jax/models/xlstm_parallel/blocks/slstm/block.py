@@ -6,18 +6,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from flax import linen as nn
-
 from xlstm_jax.models.configs import ParallelConfig, inherit, remembered
 from xlstm_jax.models.xlstm_parallel.blocks.block import Block, BlockConfig
-from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayer, sLSTMLayerConfig
+from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
 
 
 @dataclass
 class sLSTMBlockConfig(BlockConfig):
     layer_field: ClassVar[str] = "slstm"
-    layer_module: ClassVar[type[nn.Module]] = sLSTMLayer
     add_post_norm: ClassVar[bool] = False
 
     slstm: sLSTMLayerConfig = field(default_factory=sLSTMLayerConfig)
@@ -26,10 +23,6 @@ class sLSTMBlockConfig(BlockConfig):
     parallel: ParallelConfig | None = None
     _num_blocks: int | None = field(default=None, repr=False, compare=False)
     _block_idx: int | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def norm_eps(self) -> float:
-        return self.slstm.norm_eps
 
     @remembered
     def layer_config(self) -> sLSTMLayerConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from xlstm_jax.config import ConfigError
@@ -42,6 +43,9 @@ class ExperimentParser(Parser):
             ConfigError: if a field comes before the experiment that it is one of.
         """
         values, fields = self.parse_known_args(words)
-        if fields and (values.target is None or list(words).index(fields[0]) < list(words).index(values.target)):
-            raise ConfigError(f"{self.prog} takes a preset or a run first, but got {fields[0]!r}")
+        target, order = values.target, list(words)
+        if target is not None and "=" in target and not Path(target).exists():
+            fields, target = [target, *fields], None
+        if fields and (target is None or order.index(fields[0]) < order.index(target)):
+            raise ConfigError(f"{self.prog} takes a preset, a run or a file first, but got {fields[0]!r}")
         return values, fields

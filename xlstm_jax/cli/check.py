@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 
@@ -27,8 +26,6 @@ def main(argv: Sequence[str]) -> int:
         prog="xlstm check",
         description="Check the kernels on this device against float64.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--all", action="store_true", help="run and show every case, in every dtype")
     parser.add_argument("--cell", action="append", metavar="NAME", help="check this cell alone (repeatable)")

@@ -138,8 +138,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="xlstm convert",
         description="Turn published weights into a run, or a run into a folder for Hugging Face's transformers.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help="a folder with weights (or one safetensors file), or a run (NAME: runs/NAME)")

@@ -45,7 +45,6 @@ def _parser() -> argparse.ArgumentParser:
         help="make a token store",
         description="Make a token store.",
         epilog=f"{_formats()}\n\n{PREPARE_EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     prepare.set_defaults(run=_prepare)
     add = prepare.add_argument

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -162,3 +163,15 @@ def test_a_wrong_option_is_one_sentence(verb: str, capsys: pytest.CaptureFixture
     assert f"(`xlstm {verb} --help` tells more)" in shown.err
     assert shown.err.count("\n") == 1
     assert not shown.out
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "check", "convert", "eval", "generate", "data prepare", "version"])
+def test_help_fits_a_terminal_of_80_columns(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.suppress(SystemExit):
+        cli.main([*verb.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert len(shown) > 100
+    assert [line for line in shown.splitlines() if len(line) > 80] == []

@@ -120,6 +120,7 @@ def test_set_switches_sub_configs_off_and_on_and_reaches_any_field() -> None:
         (["trainin.steps=3"], ["no field 'trainin.steps'", "did you mean 'training.steps'"]),
         (["training.steps=true"], ["training.steps is True", "a whole number"]),
         (["model.slstm_block.x=1"], ["model.slstm_block is off", "model.slstm_block={} switches it on"]),
+        (["slstm_block.slstm.num_heads=2"], ["model.slstm_block is off", "model.slstm_block={} switches it on"]),
         (["model.slstm_block=on"], ["model.slstm_block is 'on'", "sLSTMBlockConfig or None"]),
         (['model.slstm_block={"slstmm": 1}'], ["model.slstm_block has no field 'slstmm'", "did you mean 'slstm'"]),
         (["--betas", "1"], ["optimizer.betas is 1", "two numbers"]),
@@ -142,7 +143,7 @@ def test_a_call_is_taken_apart() -> None:
     assert call.fields == ["--steps", "5", "--set", "a=1", "--set=b=2"]
     with pytest.raises(ConfigError, match="--run needs a value"):
         parse(["tiny", "--run"])
-    with pytest.raises(ConfigError, match="takes a preset or a run first"):
+    with pytest.raises(ConfigError, match="takes a preset, a run or a file first"):
         parse(["--steps", "5"])
 
 

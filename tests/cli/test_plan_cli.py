@@ -64,7 +64,8 @@ def test_what_is_not_there_is_named_with_the_near_miss(capsys: pytest.CaptureFix
     for words, sentence in (
         (["mlstm_v1_8b"], "'mlstm_v1_8b' is neither a preset (did you mean 'mlstm_v1_7b'?) nor a run"),
         (["runs/nothing"], "there is no run runs/nothing"),
-        (["--num_blocks", "3"], "takes a preset or a run first"),
+        (["--num_blocks", "3"], "takes a preset, a run or a file first, but got '--num_blocks'"),
+        (["num_blocks=3"], "takes a preset, a run or a file first, but got 'num_blocks=3'"),
         (["tiny", "--nun_blocks", "3"], "no field 'nun_blocks' (did you mean 'num_blocks'?)"),
         (["tiny", "--set"], "--set needs a value"),
     ):

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="xlstm data", description=__doc__.split(": ", 1)[1])  # type: ignore[union-attr]
+    parser = Parser(prog="xlstm data", description="Turn text into a token store, or look into one.")
     commands = parser.add_subparsers(required=True, metavar="prepare|inspect")
     prepare = commands.add_parser(
         "prepare",

@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `xlstm eval ARGV`; returns the exit code."""
     found = {suite.name: suite for suite in suites()}
     parser = Parser(prog="xlstm eval", description="What a model can do, measured.")
-    commands = parser.add_subparsers(required=True, metavar=" | ".join(found), dest="suite")
+    commands = parser.add_subparsers(required=True, title="suites", metavar="SUITE", dest="suite")
     for suite in found.values():
         _add_options(
             commands.add_parser(

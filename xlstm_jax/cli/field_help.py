@@ -8,20 +8,18 @@ import functools
 import inspect
 import itertools
 import json
-import shutil
 import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from xlstm_jax.cli.parser import help_width
 from xlstm_jax.config import field_kind, public_fields, to_json
 from xlstm_jax.models.configs import SubModelConfig
-
-MIN_WIDTH, MAX_WIDTH = 80, 120
 
 
 def fields_help(config: Any) -> str:
     """All fields of a config, a section a sub-config, as wide as the terminal."""
-    width = min(max(shutil.get_terminal_size((100, 24)).columns, MIN_WIDTH), MAX_WIDTH)
+    width = help_width()
     return "\n".join(_section(config, config, "", (), width)).strip("\n")
 
 

@@ -2,7 +2,8 @@
 
 The rules are those of every verb. A word with a `/`, or that begins with a dot, is a path. Any other is a name: of a
 preset, where the verb takes presets; else of what is here under that name; else of `runs/NAME` (`stores/NAME`). Case
-and punctuation of a preset's name may differ, if nothing else has the name.
+and punctuation of a preset's name may differ, if nothing else has the name. Where an experiment is wanted, a word that
+ends in .py or .json is a file with one.
 """
 
 from __future__ import annotations

@@ -137,12 +137,14 @@ class _Tree:
                 meant = " or ".join(f"--{path}" for path in nearest)
                 raise ConfigError(f"--{name} could mean {meant}; give the whole path")
             return nearest[0]
-        parent, dot, last = name.rpartition(".")
-        if dot and (outer := _silently(self.find, parent)) is not None:
+        words = name.split(".")
+        for end in range(len(words) - 1, 0, -1):
+            if (outer := _silently(self.find, ".".join(words[:end]))) is None:
+                continue
             holder, field = self.holder(outer)
             inner = holder.values[field] if isinstance(holder, _Tree) else holder.get(field)
-            if isinstance(inner, dict):
-                return f"{outer}.{last}"
+            if isinstance(inner, dict) and end == len(words) - 1:
+                return f"{outer}.{words[-1]}"
             if inner is None and any(map(dataclasses.is_dataclass, _options(self.hint(outer)))):
                 raise ConfigError(f"{outer} is off (null), so there is no {name}; {outer}={{}} switches it on")
         raise ConfigError(f"there is no field {name!r}{_nearest(name, paths)}; `--help` lists them")

@@ -4,18 +4,60 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from xlstm_jax.config import ConfigError
 
+MIN_WIDTH, MAX_WIDTH = 80, 120
+
+
+def help_width() -> int:
+    """Columns that help may take: those of the terminal, within bounds."""
+    return min(max(shutil.get_terminal_size((100, 24)).columns, MIN_WIDTH), MAX_WIDTH)
+
+
+def fitted(text: str) -> str:
+    """A text at the width of help: its paragraphs filled, but the entries of lists, which are indented, each for
+    itself, with what does not fit below their own words."""
+    return "\n\n".join("\n".join(_fitted(paragraph)) for paragraph in text.strip("\n").split("\n\n"))
+
+
+def _fitted(paragraph: str) -> Iterator[str]:
+    lines, width = paragraph.splitlines(), help_width()
+    if not any(line.startswith(" ") for line in lines):
+        lines = [" ".join(lines)]
+    entries: list[str] = []
+    for line in lines:
+        if entries and line.startswith(" " * 12):
+            entries[-1] += f" {line.strip()}"
+        else:
+            entries.append(line)
+    for entry in entries:
+        column = re.match(r" +\S.*?  +|usage: \w+ ", entry)
+        below = len(column[0]) if column is not None and len(column[0]) <= width // 2 else 6
+        space = " " * (below if entry.startswith((" ", "usage:")) else 0)
+        yield from textwrap.wrap(
+            entry, width, subsequent_indent=space, break_on_hyphens=False, break_long_words=False
+        ) or [""]
+
+
+class _Help(argparse.HelpFormatter):
+    """Descriptions and epilogs are `fitted`."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return fitted(text)
+
 
 class Parser(argparse.ArgumentParser):
     """Raises `ConfigError` for a wrong call, where `argparse` prints its usage and leaves; options are not cut short,
-    and texts keep their lines."""
+    and texts are `fitted`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        shown: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        shown: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False}
         super().__init__(*args, **shown | kwargs)
 
     def error(self, message: str) -> NoReturn:
@@ -42,7 +84,10 @@ class ExperimentParser(Parser):
             ConfigError: if a field comes before the experiment that it is one of.
         """
         values, fields = self.parse_known_args(words)
-        if fields and (values.target is None or list(words).index(fields[0]) < list(words).index(values.target)):
-            raise ConfigError(f"{self.prog} takes a preset or a run first, but got {fields[0]!r}")
+        target, order = values.target, list(words)
+        if target is not None and "=" in target and not Path(target).exists():
+            fields, target = [target, *fields], None
+        if fields and (target is None or order.index(fields[0]) < order.index(target)):
+            raise ConfigError(f"{self.prog} takes a preset, a run or a file first, but got {fields[0]!r}")
         values.fields = fields
         return values

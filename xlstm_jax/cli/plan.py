@@ -11,7 +11,7 @@ from rich.table import Table
 
 from xlstm_jax.cli.field_help import fields_help
 from xlstm_jax.cli.names import find_experiment
-from xlstm_jax.cli.parser import ExperimentParser
+from xlstm_jax.cli.parser import ExperimentParser, fitted
 from xlstm_jax.cost.plan import Compile, Plan, plan
 from xlstm_jax.files import bytes_in_words
 from xlstm_jax.presets import preset_names, preset_summary
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 
 def usage() -> str:
     """The help."""
-    return (
+    return fitted(
         "usage: xlstm plan PRESET|RUN|FILE [PATH=VALUE ...] [--no-compile | --exact] [--json]\n"
         "       xlstm plan\n\n"
         "Parameters, operations and memory of an experiment: nothing is trained, no weight is made and no accelerator\n"
@@ -80,7 +80,7 @@ def _print_presets(as_json: bool) -> None:
         return
     width = max(map(len, summaries))
     lines = "\n".join(f"  {name:{width}}  {summary}" for name, summary in summaries.items())
-    print(f"presets:\n{lines}\n\nwhat one costs: xlstm plan PRESET")
+    print(fitted(f"presets:\n{lines}\n\nwhat one costs: xlstm plan PRESET"))
 
 
 def _print_plan(name: str, result: Plan, console: Console) -> None:

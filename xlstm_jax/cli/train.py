@@ -12,7 +12,7 @@ from rich.console import Console
 
 from xlstm_jax.cli.field_help import fields_help
 from xlstm_jax.cli.names import existing_run, find_experiment, run_path
-from xlstm_jax.cli.parser import ExperimentParser
+from xlstm_jax.cli.parser import ExperimentParser, fitted
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.store import open_store
 from xlstm_jax.presets import get_preset, preset_names, preset_summary
@@ -61,7 +61,7 @@ def usage() -> str:
     presets = "\n".join(f"  {name:{width}}  {preset_summary(name)}" for name in names)
     wide = max(len(option) for option, _ in MAIN_OPTIONS)
     options = "\n".join(f"  {option:{wide}}  {text}" for option, text in MAIN_OPTIONS)
-    return (
+    return fitted(
         "usage: xlstm train PRESET|FILE [--run NAME|PATH] [PATH=VALUE ...]\n"
         "       xlstm train RUN         [--fork NAME] [PATH=VALUE ...]\n\n"
         "Train a model from a preset into runs/PRESET, or go on with a run where it was. FILE is a Python file with a\n"

@@ -39,8 +39,8 @@ _READ_ATTEMPTS = 50
 class Checkpoints:
     """The checkpoints in one folder.
 
-    One writer at a time may hold it (see `RunLock`); any number of readers (`read_only=True`) work beside it. They
-    change nothing; a checkpoint that is being read is rotated away later, with the next one that is saved.
+    One writer at a time may hold it (see `RunFolder.lock`); any number of readers (`read_only=True`) work beside it.
+    They change nothing; a checkpoint that is being read is rotated away later, with the next one that is saved.
 
     Args:
         folder: made by the first save.

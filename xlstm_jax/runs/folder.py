@@ -8,6 +8,7 @@ huggingface/         what came along with weights that were trained elsewhere
 metrics.jsonl        one JSON object a line
 checkpoints/         see `xlstm_jax.runs.checkpoints`
 loss.png             the loss curve
+report.json          the model beside the baselines, when all steps are made
 lock                 held by the one process that writes
 """
 

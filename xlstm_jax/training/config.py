@@ -102,7 +102,7 @@ class TrainingConfig(Config):
     seed: NonNegativeInt = 0
     """Fixes the initial parameters, the order of the rows and the dropout."""
     eval_every: NonNegativeInt = 100
-    """Steps between two looks at the held-out text; 0 for one at the end alone."""
+    """Steps between two evals on the held-out text; 0 for one at the end alone."""
     eval_tokens: PositiveInt | None = 65536
     """Held-out tokens to read (whole documents) on the way; all of them if not given. The end reads all."""
     checkpoint_every: NonNegativeInt = 200

@@ -65,7 +65,7 @@ class SyntheticOptions:
     short_share: float | None = option(
         "X", "share of the steps, from the first, with rows of 10 at most", read=float, default=None
     )
-    patience: int | None = option("N", "end early after N flawless looks in a row (default 4)", read=int, default=None)
+    patience: int | None = option("N", "end early after N flawless evals in a row (default 4)", read=int, default=None)
 
     def __post_init__(self) -> None:
         from xlstm_jax.evaluation.synthetic.tasks import get_task

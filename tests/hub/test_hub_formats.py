@@ -24,8 +24,7 @@ from xlstm_jax.hub.mapping import (
     params_from_tensors,
     tensors_from_params,
 )
-from xlstm_jax.models.language_model import build_model
-from xlstm_jax.models.layouts import block_shapes
+from xlstm_jax.models.language_model import block_shapes, build_model
 
 CONFIG = expressible()
 
@@ -39,7 +38,7 @@ def fresh(config=CONFIG):
 TOY = """
 from xlstm_jax.hub.formats.base import Format, Weights, Written
 from xlstm_jax.hub.mapping import TRANSPOSED, SAME, Entry, Part, on_device, params_from_tensors
-from xlstm_jax.models.layouts import block_shapes
+from xlstm_jax.models.language_model import block_shapes
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
 def entries(config):

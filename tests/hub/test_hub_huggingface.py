@@ -24,8 +24,7 @@ from xlstm_jax.hub.formats.base import ReadOptions
 from xlstm_jax.hub.kept import Kept
 from xlstm_jax.hub.safetensors_files import open_tensors
 from xlstm_jax.kernels.closeness import relative_error
-from xlstm_jax.models.language_model import build_model
-from xlstm_jax.models.layouts import block_shapes
+from xlstm_jax.models.language_model import block_shapes, build_model
 from xlstm_jax.models.llama.config import LlamaConfig
 
 CLOSE = 1e-5

@@ -9,7 +9,7 @@ import jax
 import pytest
 from small_models import VOCAB, model_config
 
-from xlstm_jax.models.layouts import param_shapes
+from xlstm_jax.models.language_model import param_shapes
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.parameters import Leaf, describe
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig

@@ -20,8 +20,9 @@ import numpy as np
 
 from xlstm_jax.hub.errors import refuse
 from xlstm_jax.hub.safetensors_files import NewTensor
-from xlstm_jax.models.language_model import LanguageModelConfig
-from xlstm_jax.models.layouts import block_shapes, span_of, spans, to_runs
+from xlstm_jax.models.language_model import LanguageModelConfig, block_shapes
+from xlstm_jax.models.layouts import to_runs
+from xlstm_jax.models.stack import span_of, spans
 
 Shape = tuple[int, ...]
 

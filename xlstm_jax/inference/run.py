@@ -13,8 +13,7 @@ from xlstm_jax.config import ConfigError, from_json
 from xlstm_jax.data.tokenizers import Tokenizer, as_bytes, load_tokenizer
 from xlstm_jax.inference.generate import Generator, Prompt, checked_prompts
 from xlstm_jax.inference.sampling import Sampling
-from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
-from xlstm_jax.models.layouts import param_shapes
+from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model, param_shapes
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.scoring.score import Score, Scorer

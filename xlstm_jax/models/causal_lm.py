@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.models.configs import remat
+from xlstm_jax.models.shapes import shapes_of
 from xlstm_jax.models.shared.context import Context
 from xlstm_jax.models.shared.init import small_init
 from xlstm_jax.models.shared.layers import Embedding, LMHead, check_inputs
@@ -161,9 +162,7 @@ class CausalLM(nn.Module):
     @property
     def param_count(self) -> int:
         """Number of parameters; no array is made."""
-        from xlstm_jax.models.layouts import param_shapes  # it builds models
-
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(self.config)))
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes_of(self)))
 
     @property
     def state_bytes(self) -> int:

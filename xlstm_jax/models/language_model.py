@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import jax
+
 from xlstm_jax.models.causal_lm import CausalLM
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
+from xlstm_jax.models.shapes import shapes_of
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
 
 LanguageModelConfig = xLSTMLMModelConfig | LlamaConfig
@@ -24,6 +30,17 @@ def build_model(config: LanguageModelConfig) -> LanguageModel:
             return model(config)
     names = " or ".join(sorted((kind.__name__ for kind in _MODELS), reverse=True))
     raise TypeError(f"config is {type(config).__name__}, but must be {names}")
+
+
+def param_shapes(config: LanguageModelConfig) -> dict[str, Any]:
+    """The tree of `build_model(config)`'s parameters with shapes and dtypes for arrays; nothing is made."""
+    return shapes_of(build_model(config))
+
+
+def block_shapes(config: LanguageModelConfig) -> dict[str, tuple[int, ...]]:
+    """Path (keys joined by dots) -> shape of every parameter of the model with each block by itself."""
+    leaves = jax.tree_util.tree_leaves_with_path(param_shapes(dataclasses.replace(config, scan_blocks=False)))
+    return {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
 
 
 def with_exact_resets(config: LanguageModelConfig) -> LanguageModelConfig:

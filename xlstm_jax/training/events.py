@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from xlstm_jax.runs.folder import RunFolder
     from xlstm_jax.training.config import Experiment
-    from xlstm_jax.training.loop import Outcome
+    from xlstm_jax.training.open_run import OpenRun
 
 Record = Mapping[str, Any]
 """One line of metrics.jsonl."""
@@ -65,6 +65,18 @@ class Saved:
     step: int
     path: Path
     """Of the checkpoint's folder, which a later one replaces in time."""
+
+
+@dataclass
+class Outcome:
+    """How a call of `train` ended."""
+
+    opened: OpenRun
+    """The run, with its state after the last step."""
+    exit_code: int
+    """0 if all steps are made, 130 or 143 if a signal stopped training."""
+    trained: bool
+    """Whether there were any steps left to make."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from xlstm_jax.runs.folder import RunFolder, with_config
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.errors import NotFiniteError
-from xlstm_jax.training.events import Ended, Event, Listener, Listeners, Saved, Scored, Started, Stepped
+from xlstm_jax.training.events import Ended, Event, Listener, Listeners, Outcome, Saved, Scored, Started, Stepped
 from xlstm_jax.training.listeners import run_listeners
 from xlstm_jax.training.open_run import OpenRun, open_run
 from xlstm_jax.training.step import StepMetrics, TrainState, TrainStep, make_train_step
@@ -35,18 +35,6 @@ IN_WORDS = {
     "validation_loss": "loss on held-out text",
 }
 """Names in a record, for sentences."""
-
-
-@dataclass
-class Outcome:
-    """How a call of `train` ended."""
-
-    opened: OpenRun
-    """The run, with its state after the last step."""
-    exit_code: int
-    """0 if all steps are made, 130 or 143 if a signal stopped training."""
-    trained: bool
-    """Whether there were any steps left to make."""
 
 
 def train(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,10 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xlstm_jax.report.curve import draw_curve
-from xlstm_jax.training.events import Ended, Event, Record, Said, Started, Stepped
-
-if TYPE_CHECKING:
-    from xlstm_jax.training.loop import Outcome
+from xlstm_jax.training.events import Ended, Event, Outcome, Record, Said, Started, Stepped
 
 REFRESH_SECONDS = 0.25
 RECENT_STEPS = 50

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, Protocol
 
-if TYPE_CHECKING:
-    from xlstm_jax.data.prepare.config import PrepareConfig
+
+class Reading(Protocol):
+    """What of a `PrepareConfig` the formats look at."""
+
+    text_field: str
+    separator: str | None
 
 
 Where = Callable[[int], str]
-Read = Callable[[IO[bytes], "PrepareConfig", int, int | None, Where], Iterator[bytes]]
+Read = Callable[[IO[bytes], Reading, int, int | None, Where], Iterator[bytes]]
 
 
 @dataclass(frozen=True)

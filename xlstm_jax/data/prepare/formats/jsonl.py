@@ -9,12 +9,11 @@ from typing import IO
 
 from xlstm_jax.config import near_miss
 from xlstm_jax.data.errors import SourceError, reason
-from xlstm_jax.data.prepare.config import PrepareConfig
-from xlstm_jax.data.prepare.formats.base import Format, Where
+from xlstm_jax.data.prepare.formats.base import Format, Reading, Where
 from xlstm_jax.data.tokenizers import as_bytes
 
 
-def _read(stream: IO[bytes], config: PrepareConfig, start: int, end: int | None, where: Where) -> Iterator[bytes]:
+def _read(stream: IO[bytes], config: Reading, start: int, end: int | None, where: Where) -> Iterator[bytes]:
     position = 0
     if start:
         # A line belongs to the stretch that holds its first byte; the byte before tells whether one begins there.

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO
 
-from xlstm_jax.data.prepare.config import PrepareConfig
-from xlstm_jax.data.prepare.formats.base import Format, Where
+from xlstm_jax.data.prepare.formats.base import Format, Reading, Where
 from xlstm_jax.data.tokenizers import as_bytes
 
 
-def _read(stream: IO[bytes], config: PrepareConfig, start: int, end: int | None, where: Where) -> Iterator[bytes]:
+def _read(stream: IO[bytes], config: Reading, start: int, end: int | None, where: Where) -> Iterator[bytes]:
     content = stream.read()
     yield from content.split(as_bytes(config.separator)) if config.separator else [content]
 

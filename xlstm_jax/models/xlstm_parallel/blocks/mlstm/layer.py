@@ -73,6 +73,16 @@ class mLSTMLayerConfig(UpProjConfigMixin):
             self._check_widths()
 
     @property
+    def module(self) -> type[nn.Module]:
+        """The layer itself."""
+        return mLSTMLayerV1 if self.layer_type == "mlstm_v1" else mLSTMLayer
+
+    @property
+    def block_norm_eps(self) -> float:
+        """Epsilon of the norms before and after the block's layers."""
+        return self.mlstm_cell.norm_eps
+
+    @property
     def inner_dim(self) -> int:
         """Number of features that queries, keys and values are made from.
 

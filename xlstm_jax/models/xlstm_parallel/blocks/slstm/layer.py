@@ -53,6 +53,16 @@ class sLSTMLayerConfig(SubModelConfig):
                 f"sLSTMLayerConfig.num_heads is {self.num_heads}, but must divide embedding_dim {self.embedding_dim}"
             )
 
+    @property
+    def module(self) -> type[nn.Module]:
+        """The layer itself."""
+        return sLSTMLayer
+
+    @property
+    def block_norm_eps(self) -> float:
+        """Epsilon of the norms before the block's layers."""
+        return self.norm_eps
+
     @remembered
     def cell_config(self) -> sLSTMCellConfig:
         """The cell's config with what follows from the layer filled in.

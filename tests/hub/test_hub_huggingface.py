@@ -85,7 +85,8 @@ def test_scanned_blocks_are_written_like_unrolled_ones(tmp_path):
     for name in ("hf_xlstm_single", "hf_llama_gqa"):
         weights = read(GOLDEN / name)
         scanned = dataclasses.replace(weights.config, scan_blocks=True)
-        from xlstm_jax.models.layouts import spans, to_runs
+        from xlstm_jax.models.layouts import to_runs
+        from xlstm_jax.models.stack import spans
 
         write_huggingface(tmp_path / name, scanned, to_runs(weights.params, spans(scanned)), None)
         assert bits(tmp_path / name) == bits(GOLDEN / name)

@@ -21,7 +21,8 @@ from xlstm_jax.hub.formats.xlstm_package_config import config_from_xlstm_package
 from xlstm_jax.hub.mapping import Entry, Part, params_from_tensors, tensors_from_params
 from xlstm_jax.kernels.closeness import relative_error
 from xlstm_jax.models.language_model import block_shapes
-from xlstm_jax.models.layouts import spans, to_runs
+from xlstm_jax.models.layouts import to_runs
+from xlstm_jax.models.stack import spans
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -14,9 +14,10 @@ import pytest
 from xlstm_jax.config import ConfigError
 from xlstm_jax.kernels.closeness import relative_error, tolerance
 from xlstm_jax.models.language_model import build_model
-from xlstm_jax.models.layouts import spans, to_runs
+from xlstm_jax.models.layouts import to_runs
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
+from xlstm_jax.models.stack import spans
 
 VOCAB = 29
 TOLERANCE = tolerance("float32")

@@ -22,7 +22,8 @@ from small_models import (
 )
 
 from xlstm_jax.models.configs import ParallelConfig
-from xlstm_jax.models.layouts import spans, to_blocks, to_runs
+from xlstm_jax.models.layouts import to_blocks, to_runs
+from xlstm_jax.models.stack import spans
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 
 SEQ = 7

@@ -15,8 +15,9 @@ from small_models import VOCAB, assert_close, assert_trees_close, build, model_c
 
 import xlstm_jax
 from xlstm_jax.models.language_model import block_shapes, build_model, param_shapes
-from xlstm_jax.models.layouts import spans, to_blocks, to_runs
+from xlstm_jax.models.layouts import to_blocks, to_runs
 from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.stack import spans
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm_jax.presets import get_preset

@@ -14,7 +14,8 @@ from small_models import ROUNDING, VOCAB, assert_close, assert_trees_close, buil
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.models.configs import ParallelConfig
-from xlstm_jax.models.layouts import spans, to_blocks, to_runs
+from xlstm_jax.models.layouts import to_blocks, to_runs
+from xlstm_jax.models.stack import spans
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig

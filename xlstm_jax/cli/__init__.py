@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from xlstm_jax.config import ConfigError, near_miss
 from xlstm_jax.machine.malloc import keep_freed_memory
 from xlstm_jax.machine.signals import EXIT_INTERRUPT, Interrupts
 
@@ -69,6 +68,8 @@ def _run(arguments: list[str]) -> int:
         arguments[0] = "version"
     verb = arguments[0]
     if verb not in VERBS:
+        from xlstm_jax.config import near_miss  # not before it is needed: the help should come at once
+
         return _fail(f"there is no verb {verb!r}{near_miss(verb, VERBS)}; verbs are {', '.join(VERBS)}", EXIT_USAGE)
     return importlib.import_module(f"xlstm_jax.cli.{verb}").main(arguments[1:])
 
@@ -145,6 +146,8 @@ def _because(error: Exception) -> str:
 
 def exit_code(error: Exception) -> int:
     """2 for a value that cannot be used, 1 for everything that went wrong later."""
+    from xlstm_jax.config import ConfigError
+
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
 
 

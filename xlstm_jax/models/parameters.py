@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from xlstm_jax.models.kinds import KINDS
-from xlstm_jax.models.layouts import span_of
+from xlstm_jax.models.stack import span_of
 
 Axes = tuple[str | None, ...]
 

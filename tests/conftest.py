@@ -67,6 +67,14 @@ hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture
+def loose_types():
+    """No check of annotations for one test: a config makes more into its types than they say."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
 def x64():
     """Float64 for the length of one test."""
     with jax.enable_x64(True):

@@ -198,6 +198,7 @@ def test_impossible_backends_say_why(name, kwargs, message):
         mLSTMBackendNameAndKwargs(name, kwargs)
 
 
+@pytest.mark.usefixtures("loose_types")
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [
@@ -237,10 +238,12 @@ def test_the_block_map_follows_what_is_assigned():
     assert config.block_map == [0, 0, 0]
 
 
+@pytest.mark.usefixtures("loose_types")
 def test_a_tuple_of_places_reads_back_equal():
     config = xLSTMBlockStackConfig(mlstm_block=mLSTMBlockConfig(), num_blocks=3, slstm_at=(1,))
     assert xLSTMBlockStackConfig.from_dict(config.to_dict()) == config
 
 
+@pytest.mark.usefixtures("loose_types")
 def test_a_backend_may_be_given_by_name_alone():
     assert mLSTMCellConfig(backend="recurrent").backend == mLSTMBackendNameAndKwargs("recurrent")

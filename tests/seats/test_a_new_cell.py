@@ -8,12 +8,11 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from flax import linen as nn
 from jaxtyping import Array, Float
-from small_models import model_config, tokens_of
+from small_models import ROUNDING, assert_close, model_config, tokens_of
 
 from xlstm_jax.models.configs import SubModelConfig
 from xlstm_jax.models.kinds import KINDS, Kind
@@ -139,6 +138,6 @@ def test_its_state_handed_on_equals_one_pass_and_padding_leaves_it(scan_blocks: 
     padded = jnp.pad(tokens[:, 5:], ((0, 0), (0, 3)))
     mask = jnp.broadcast_to(jnp.arange(7) < 4, (2, 7))
     second, state = model.apply(variables, padded, state=state, mask=mask, return_state=True)
-    np.testing.assert_allclose(jnp.concatenate([first, second[:, :4]], 1), whole, rtol=2e-5, atol=2e-5)
+    assert_close(jnp.concatenate([first, second[:, :4]], 1), whole, 2 * ROUNDING)
     for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
+        assert_close(found, wanted, 2 * ROUNDING)

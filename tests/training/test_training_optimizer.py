@@ -23,6 +23,9 @@ from xlstm_jax.training.loop import train
 from xlstm_jax.training.optimizers import Optimizer, OptimizerConfig, ScheduledConfig, learning_rate
 from xlstm_jax.training.optimizers.adamw import decay_mask
 
+EPS = float(np.finfo(np.float32).eps)
+"""A rounding of float32."""
+
 PARAMS = {
     "token_embedding": {"embedding": jnp.ones((4, 3))},
     "blocks_0": {
@@ -53,11 +56,10 @@ def test_rate_starts_above_zero_never_passes_the_peak_and_keeps_its_floor(
     assert (np.diff(rates[warmup:]) <= 1e-7).all()
     if schedule != "constant":
         # A power of `floor` is off by some roundings, the cosine's 1 + cos(pi) by one of 1.
-        eps = np.finfo(np.float32).eps
-        np.testing.assert_allclose(rates[max(steps, warmup + 2) :], 0.5 * floor, rtol=8 * eps, atol=0.5 * eps)
+        np.testing.assert_allclose(rates[max(steps, warmup + 2) :], 0.5 * floor, rtol=8 * EPS, atol=0.5 * EPS)
         assert (rates[warmup:] >= 0.5 * floor - 1e-7).all()
     else:
-        np.testing.assert_allclose(rates[warmup:], 0.5, rtol=1e-6)
+        np.testing.assert_array_equal(rates[warmup:], 0.5)
 
 
 def test_exponential_decay_falls_by_equal_factors_and_the_cooldown_by_equal_parts() -> None:
@@ -65,8 +67,8 @@ def test_exponential_decay_falls_by_equal_factors_and_the_cooldown_by_equal_part
     rates = np.asarray(learning_rate(config, 20)(jnp.arange(25)))
     decay, cooldown = rates[3:16], rates[16:20]
     assert (decay[0], decay[-1]) == (pytest.approx(0.5), pytest.approx(0.05))
-    np.testing.assert_allclose(decay[1:] / decay[:-1], 0.1 ** (1 / 12), rtol=1e-5)
-    np.testing.assert_allclose(cooldown, 0.05 * np.array([4, 3, 2, 1]) / 5, rtol=1e-5)
+    np.testing.assert_allclose(decay[1:] / decay[:-1], 0.1 ** (1 / 12), rtol=8 * EPS)
+    np.testing.assert_allclose(cooldown, 0.05 * np.array([4, 3, 2, 1]) / 5, rtol=8 * EPS)
     assert not rates[20:].any()
 
 
@@ -84,7 +86,7 @@ def test_decay_shrinks_by_rate_times_decay_and_only_under_the_mask() -> None:
     config = OptimizerConfig(lr=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5)
     optimizer = config.build(10)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
-    np.testing.assert_allclose(updates["blocks_0"]["ffn"]["proj_down"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_allclose(updates["blocks_0"]["ffn"]["proj_down"]["kernel"], -0.05, rtol=4 * EPS)
     assert not updates["blocks_0"]["ffn"]["proj_down"]["bias"].any()
     assert not updates["token_embedding"]["embedding"].any()
 
@@ -102,7 +104,7 @@ def test_two_steps_equal_adamw_written_out() -> None:
         m, v = first * m + (1 - first) * g, second * v + (1 - second) * g**2
         rate = 0.1 * (0.1 + 0.9 * (1 - (t - 1) / 2))
         w = w - rate * (m / (1 - first**t) / (np.sqrt(v / (1 - second**t)) + 1e-8) + 0.3 * w)
-        np.testing.assert_allclose(params["lm_head"]["kernel"][0], w, rtol=1e-5)
+        np.testing.assert_allclose(params["lm_head"]["kernel"][0], w, rtol=8 * EPS)
 
 
 @dataclass

@@ -5,10 +5,12 @@ In three parts: `inspect` reads the folder, `agree` decides by what was read, `a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -50,6 +52,12 @@ VERIFIED_BYTES = 1 << 30
 """A token store up to this size is compared with its sums before each training, which takes a second or two."""
 
 Say = Callable[[str], None]
+Waiting = Callable[[str], contextlib.AbstractContextManager[Any]]
+"""Shows, while the context lasts, what is being done."""
+
+
+def _silently(title: str) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class OpenRun:
     """Targets learnt from so far."""
 
 
-def open_run(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun:
+def open_run(run: RunFolder, experiment: Experiment, say: Say, waiting: Waiting = _silently) -> OpenRun:
     """Check the experiment against the run, open its data and restore its newest good checkpoint, or start afresh.
 
     Raises:
@@ -98,7 +106,7 @@ def open_run(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun:
         DamagedRunError: if the config is not the one that the checkpoint was saved with.
     """
     facts = inspect(run)
-    return act(run, facts, agree(facts, experiment), say)
+    return act(run, facts, agree(facts, experiment), say, waiting)
 
 
 def inspect(run: RunFolder) -> Facts:
@@ -167,7 +175,7 @@ def agree_on_store(facts: Facts, experiment: Experiment, store: TokenStore) -> E
     return dataclasses.replace(experiment, data=dataclasses.replace(data, fingerprint=store.fingerprint))
 
 
-def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say) -> OpenRun:
+def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting: Waiting = _silently) -> OpenRun:
     """Do what was agreed on: make or open the store, restore or begin the state, write down what the run is now.
 
     Raises:
@@ -191,7 +199,8 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say) -> OpenR
         if facts.recorded is not None:
             experiment = _with_steps(experiment, facts.recorded, step, say)
     else:
-        state = jax.jit(lambda: fresh_state(model, optimizer, experiment))()
+        with waiting("drawing the first parameters"):
+            state = jax.block_until_ready(jax.jit(lambda: fresh_state(model, optimizer, experiment))())
     run.copy_tokenizer(store.path / TOKENIZER_FOLDER)
     run.write_environment()
     run.metrics().cut_after(step)

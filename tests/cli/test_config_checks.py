@@ -179,7 +179,7 @@ def test_every_field_of_every_config_says_what_it_takes() -> None:
 
 
 @pytest.mark.parametrize("of", [np.asarray, jnp.asarray])
-def test_what_arrays_hold_are_values_wherever_a_config_takes_them(of: Any) -> None:
+def test_what_arrays_hold_are_values_wherever_a_config_takes_them(loose_types: None, of: Any) -> None:
     training = TrainingConfig(steps=of(5), batch_size=of(4), eval_tokens=None, sample_prompts=np.array(["a", "b"]))
     assert training == TrainingConfig(steps=5, batch_size=4, eval_tokens=None, sample_prompts=("a", "b"))
     assert OptimizerConfig(lr=of(0.5)) == OptimizerConfig(lr=0.5)
@@ -195,5 +195,5 @@ def test_what_arrays_hold_are_values_wherever_a_config_takes_them(of: Any) -> No
 
 
 def test_a_traced_value_is_no_setting() -> None:
-    with pytest.raises(ConfigError, match=r"OptimizerConfig\.lr is .*Traced"):
+    with pytest.raises(ConfigError, match=r"OptimizerConfig\.lr is .*Tracer"):
         jax.jit(lambda lr: OptimizerConfig(lr=lr).lr)(0.1)

@@ -12,16 +12,13 @@ from xlstm_jax.runs.folder import RunFolder
 
 REPORT_FILE = "report.json"
 
-_TRANSFORMERS = """\
-```python
+_TRANSFORMERS = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("{name}"), AutoModelForCausalLM.from_pretrained("{name}")
-print(tokenizer.decode(model.generate(**tokenizer("def ", return_tensors="pt"))[0]))
-```
-"""
-_PACKAGE = """\
-```python
+print(tokenizer.decode(model.generate(**tokenizer({prompt!r}, return_tensors="pt"))[0]))
+```"""
+_PACKAGE = """```python
 import json
 
 from dacite import from_dict
@@ -30,8 +27,7 @@ from xlstm import xLSTMLMModel, xLSTMLMModelConfig
 
 model = xLSTMLMModel(from_dict(xLSTMLMModelConfig, json.load(open("{name}/config.json"))))
 model.load_state_dict(load_file("{name}/model.safetensors"))
-```
-"""
+```"""
 _HOW = {
     "xlstm": ("With transformers:", _TRANSFORMERS),
     "llama": ("With transformers:", _TRANSFORMERS),
@@ -60,26 +56,28 @@ def model_card(folder: RunFolder, name: str, format: str, config: LanguageModelC
         config: the model's.
         step: of the checkpoint.
     """
-    run = folder.read_config_json()
-    library = _LIBRARY.get(format, "xlstm-jax")
-    lines = [
-        *("---", "# license: name one before you publish", f"library_name: {library}", "pipeline_tag: text-generation"),
-        *(f"tags: [{'llama' if format == 'llama' else 'xlstm'}, xlstm-jax]", "---", "", f"# {name}", ""),
-        f"A language model of {build_model(config).param_count:,} parameters, trained with xlstm-jax"
-        if not folder.converted
-        else f"A language model of {build_model(config).param_count:,} parameters, converted with xlstm-jax",
-        "",
-        *("## Model", "", *_table(_model(config))),
-        *(("", "## Training", "", *_table(_training(run, step))) if not folder.converted else ()),
-        *_results(folder, step),
-        *("", "## Use", ""),
+    run, own = folder.read_config_json(), not folder.converted
+    title, code = _HOW.get(format, ("", ""))
+    prompt = next(iter((run.get("training") or {}).get("sample_prompts") or ()), "The ")
+    sections = [
+        f"A language model of {build_model(config).param_count:,} parameters, "
+        f"{'trained' if own else 'converted'} with xlstm-jax.",
+        _section("Model", _table(_model(config))),
+        _section("Training", _table(_training(run, step))) if own else "",
+        _section("Results", _results(folder, step)),
+        _section("Use", f"{title}\n\n{code.format(name=name, prompt=prompt)}" if title else ""),
+        f"With xlstm-jax:\n\n```\nxlstm convert {name} my-run\nxlstm generate my-run --prompt {prompt!r}\n```",
+        _section("Limitations", "\n".join([*_LIMITS, *([_LIMITS_OF[format]] if format in _LIMITS_OF else [])])),
     ]
-    text = "\n".join(lines)
-    if format in _HOW:
-        title, code = _HOW[format]
-        text += f"{title}\n\n{code.format(name=name)}\nWith xlstm-jax:\n\n"
-    text += f'```\nxlstm convert {name} my-run\nxlstm generate my-run --prompt "def "\n```\n\n## Limitations\n\n'
-    return text + "\n".join([*_LIMITS, *([_LIMITS_OF[format]] if format in _LIMITS_OF else [])]) + "\n"
+    front = [
+        *("# license: name one before you publish", f"library_name: {_LIBRARY.get(format, 'xlstm-jax')}"),
+        *("pipeline_tag: text-generation", f"tags: [{'llama' if format == 'llama' else 'xlstm'}, xlstm-jax]"),
+    ]
+    return "\n".join(["---", *front, "---", "", f"# {name}", ""]) + "\n" + "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}".rstrip() if text or title == "Use" else ""
 
 
 def _model(config: LanguageModelConfig) -> dict[str, Any]:
@@ -109,17 +107,19 @@ def _training(run: Mapping[str, Any], step: int) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
-def _results(folder: RunFolder, step: int) -> list[str]:
+def _results(folder: RunFolder, step: int) -> str:
     """The numbers of the run's report, if it is one of this checkpoint."""
     try:
         report = json.loads((folder.path / REPORT_FILE).read_bytes())
         if report["step"] != step:
-            return []
-        scores = {name: f"{value:.3f}" for name, value in report["bits_per_byte"].items() if type(value) is float}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
-    return ["", "## Results", "", "Bits per byte of held-out text:", "", *_table(scores)]
+            return ""
+        scores = report["bits_per_byte"]
+        scores = scores if isinstance(scores, dict) else {"model": scores}
+        facts = {name: f"{value:.3f}" for name, value in scores.items() if isinstance(value, float)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return "Bits per byte of held-out text:\n\n" + _table(facts)
 
 
-def _table(facts: Mapping[str, Any]) -> list[str]:
-    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
+def _table(facts: Mapping[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])

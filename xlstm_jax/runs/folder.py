@@ -148,6 +148,10 @@ class RunFolder:
         """
         if not self.exists:
             type(self).open(self.path)  # says what is there instead
+        if any(self.path.glob("*.safetensors")):
+            raise RunNotFoundError(
+                f"{self} holds published weights and is no run: `xlstm convert {self} NAME` makes a run of them"
+            )
         return read_json_object(self.config_path, DamagedRunError)
 
     def read_config(self, target: type[T]) -> T:

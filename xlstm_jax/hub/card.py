@@ -20,12 +20,13 @@ print(tokenizer.decode(model.generate(**tokenizer({prompt!r}, return_tensors="pt
 ```"""
 _PACKAGE = """```python
 import json
+from pathlib import Path
 
 from dacite import from_dict
 from safetensors.torch import load_file
 from xlstm import xLSTMLMModel, xLSTMLMModelConfig
 
-model = xLSTMLMModel(from_dict(xLSTMLMModelConfig, json.load(open("{name}/config.json"))))
+model = xLSTMLMModel(from_dict(xLSTMLMModelConfig, json.loads(Path("{name}/config.json").read_text())))
 model.load_state_dict(load_file("{name}/model.safetensors"))
 ```"""
 _HOW = {

@@ -213,6 +213,11 @@ def test_a_llama_trains_and_generates_from_the_command_line(
     report = json.loads(Path("runs/quickstart_llama/report.json").read_text())
     for part in ("library_name: transformers", f"| model | {report['bits_per_byte']:.3f} |", "| steps | 3 |"):
         assert part in card
+    assert main(["generate", "hf"]) == 1
+    assert "is no run" in capfd.readouterr().err
+    assert main(["convert", "hf", "hf"]) == 0
+    assert main(["generate", "hf", "--prompt", "some", "--max-tokens", "3"]) == 0  # runs/hf, not ./hf
+    capfd.readouterr()
     assert main(["convert", "hf", "back"]) == 0
     assert "takes 1,000 steps of 8 rows of 16 tokens" in capfd.readouterr().out
     back = xlstm_jax.load("runs/back")

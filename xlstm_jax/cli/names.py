@@ -9,11 +9,12 @@ ends in .py or .json is a file with one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.cli.options import apply_options
 from xlstm_jax.config import ConfigError, from_json, near_miss
@@ -38,13 +39,29 @@ class Target:
     note: str | None = None
     """What its giver should know, where the word could have meant something else."""
 
-    def changed(self, fields: Sequence[str]) -> Experiment:
-        """The experiment with fields changed as `cli.options` reads them; a store may be given by its name."""
-        changed = apply_options(self.experiment, fields)
+    def changed(self, fields: Sequence[str], say: Callable[[str], None] = lambda sentence: None) -> Experiment:
+        """The experiment with fields changed as `cli.options` reads them; a store may be given by its name, and a
+        shorter training has a shorter warm-up."""
+        changed = apply_options(self.experiment, fields, functools.partial(shorter_warm_up, self.experiment, say))
         if changed.data.store is None or changed.data.store == self.experiment.data.store:
             return changed
         data = dataclasses.replace(changed.data, store=str(find_store(changed.data.store)))
         return dataclasses.replace(changed, data=data)
+
+
+def shorter_warm_up(
+    experiment: Experiment, say: Callable[[str], None], value: Callable[[str], Any], given: set[str]
+) -> dict[str, Any]:
+    """Warm-up and cool-down in the share of the steps that they had, where fewer steps alone were asked for."""
+    names = ("optimizer.warmup_steps", "optimizer.cooldown_steps")
+    asked, usual = value("training.steps"), experiment.training.steps
+    if "training.steps" not in given or given & set(names) or not 0 < asked < sum(map(value, names)):
+        return {}
+    shorter = {name: value(name) * asked // usual for name in names}
+    for name, steps in shorter.items():
+        if steps != value(name):
+            say(f"note: {name} is {steps} of {asked} steps, since it is {value(name)} of {usual}")
+    return shorter
 
 
 def is_name(word: str) -> bool:

@@ -26,7 +26,7 @@ from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
-from xlstm_jax.training.optimizers import Optimizer
+from xlstm_jax.training.optimizers import Optimizer, learning_rate
 from xlstm_jax.training.step import TrainState
 
 MAY_CHANGE = (
@@ -188,6 +188,8 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say) -> OpenR
         run.check_config(step, extra, CONFIG_MAY_DIFFER)
         state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
         _announce_changes(run, say)
+        if facts.recorded is not None:
+            experiment = _with_steps(experiment, facts.recorded, step, say)
     else:
         state = jax.jit(lambda: fresh_state(model, optimizer, experiment))()
     run.copy_tokenizer(store.path / TOKENIZER_FOLDER)
@@ -243,6 +245,22 @@ def _announce_changes(run: RunFolder, say: Say) -> None:
         changes = [str(error)]
     for change in changes:
         say(f"note: {change}")
+
+
+def _with_steps(experiment: Experiment, recorded: Experiment, step: int, say: Say) -> Experiment:
+    """The experiment with at least the steps that are made; a rate that rises with a longer schedule is told."""
+    steps, before = experiment.training.steps, recorded.training.steps
+    if steps < step:
+        say(f"note: {step} steps are made already, so training ends with them and not with {steps}")
+        return dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, steps=step))
+    rate = learning_rate(recorded.optimizer, before)
+    now = learning_rate(experiment.optimizer, steps)(step)
+    if step and now > 1.05 * rate(min(step, before - 1)):
+        say(
+            f"note: the learning rate follows a schedule of {steps} steps now, not of {before}: with step {step + 1} "
+            f"it goes from {rate(step - 1):.2e} to {now:.2e}"
+        )
+    return experiment
 
 
 def _check_disk(checkpoints: Checkpoints, target: TrainState, say: Say) -> None:

@@ -89,6 +89,8 @@ def find_run(word: str) -> Path:
     """
     if (run := existing_run(word)) is not None:
         return run
+    if RunFolder(word).published:
+        RunFolder.open(word)  # which tells what to do with it
     try:
         return RunFolder.open(run_path(word)).path
     except RunNotFoundError as error:
@@ -144,7 +146,7 @@ def find_experiment(word: str) -> Target:
         return Target(RunFolder(run).read_config(Experiment), str(run), run)
     if (preset := find_preset(word)) is not None:
         return Target(get_preset(preset), preset)
-    if not is_name(word):
+    if not is_name(word) or RunFolder(word).published:
         RunFolder.open(word)  # which tells what is wrong
     raise ConfigError(
         f"{word!r} is neither a preset{near_miss(word, preset_names())} nor a run{_near_run(word)}; presets are "

@@ -87,6 +87,9 @@ class ByteLevelTokenizer(Tokenizer):
         plain = data | {"added_tokens": [t | {"special": t["content"] in special} for t in added]}
         self._library = _library_tokenizer(plain | {"truncation": None, "padding": None, "post_processor": None}, name)
         self._library.encode_special_tokens = True
+        # Where this package lets other readers put the EOD before a text, the ids of the text are what they were.
+        if data.get("post_processor") == opening_template(self.eod_text, self.eod_id):
+            data |= {"post_processor": None}
         identity = {"eod": self.eod_text, "tokenizer": data}
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._probe([t["content"] for t in added if t["content"] not in special])
@@ -191,6 +194,18 @@ def byte_vocabulary_json(tokenizer: Tokenizer) -> str:
         "model": {"type": "BPE", "vocab": {letter: byte for byte, letter in enumerate(_byte_letters())}, "merges": []},
     }
     return json.dumps(data, ensure_ascii=False, indent=2)
+
+
+def opening_template(text: str, token_id: int) -> dict[str, Any]:
+    """The `post_processor` of a tokenizer.json that puts a token before every text."""
+    token = {"SpecialToken": {"id": text, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [token, first],
+        "pair": [token, first, second],
+        "special_tokens": {text: {"id": text, "ids": [token_id], "tokens": [text]}},
+    }
 
 
 def check_vocab_size(vocab_size: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xlstm_jax.cli.options import apply_options
+from xlstm_jax.cli.options import apply_options, named_fields
 from xlstm_jax.config import ConfigError, from_json, near_miss
 from xlstm_jax.runs.errors import RunNotFoundError
 from xlstm_jax.runs.folder import RunFolder
@@ -40,11 +40,24 @@ class Target:
 
     def changed(self, fields: Sequence[str]) -> Experiment:
         """The experiment with fields changed as `cli.options` reads them; a store may be given by its name."""
-        changed = apply_options(self.experiment, fields)
+        changed = apply_options(self._with_room(named_fields(self.experiment, fields)), fields)
         if changed.data.store is None or changed.data.store == self.experiment.data.store:
             return changed
         data = dataclasses.replace(changed.data, store=str(find_store(changed.data.store)))
         return dataclasses.replace(changed, data=data)
+
+    def _with_room(self, named: set[str]) -> Experiment:
+        """The experiment without the text that another takes the place of: a mixture that of sources or a store, or
+        the other way round."""
+        data, others = self.experiment.data, {"data.sources", "data.store"} & named
+        sources = type(data)().sources
+        if "data.mixture" in named:
+            if "data.sources" in named:
+                raise ConfigError("--mixture names the texts to learn from, and so does --sources; give one of them")
+            data = dataclasses.replace(data, sources=sources, store=None)
+        elif data.mixture and others:
+            data = dataclasses.replace(data, sources=sources, mixture={})
+        return dataclasses.replace(self.experiment, data=data)
 
 
 def is_name(word: str) -> bool:

@@ -120,9 +120,9 @@ def test_neither_split_is_empty_with_two_different_documents(tmp_path, fraction)
     assert [store.split(name).num_documents for name in ("train", "validation")] == [1, 1]
 
 
-def test_one_document_goes_to_training(tmp_path):
+def test_one_document_goes_to_training_if_nothing_shall_be_held_out(tmp_path):
     (tmp_path / "a.txt").write_text("abc")
-    store = prepare(tmp_path / "a.txt", tmp_path / "out", **QUIET)
+    store = prepare(tmp_path / "a.txt", tmp_path / "out", validation_fraction=0, **QUIET)
     assert np.asarray(store.split("train").tokens).tolist() == [256, 97, 98, 99, 256]
     empty = store.split("validation")
     assert (empty.num_documents, empty.num_tokens, empty.raw_bytes) == (0, 0, 0)
@@ -145,7 +145,8 @@ def test_a_vocabulary_over_65536_is_stored_wide(tmp_path):
     library.add_tokens([f"word{n}!" for n in range(70_000)])
     library.save(str(tmp_path / "big.json"))
     (tmp_path / "a.txt").write_text("word69999! some")
-    store = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer=tmp_path / "big.json", **QUIET)
+    settings = {"tokenizer": tmp_path / "big.json", "validation_fraction": 0}
+    store = prepare(tmp_path / "a.txt", tmp_path / "out", **settings, **QUIET)
     assert store.split("train").tokens.dtype == np.uint32
     assert store.split("train").document(0).max() > 65_536
     assert all_documents(store) == [b"word69999! some"]
@@ -262,9 +263,9 @@ def test_a_file_that_changes_meanwhile_is_named(tmp_path, monkeypatch):
     corpus(tmp_path / "in")
     real = Worker.encode
 
-    def encode(self, task):
+    def encode(self, task, tail):
         (tmp_path / "in" / "5.txt").write_text("something else")
-        real(self, task)
+        real(self, task, tail)
 
     monkeypatch.setattr(Worker, "encode", encode)
     with pytest.raises(SourceError, match=r"5\.txt changed while it was being read; run the same command again"):

@@ -1,6 +1,7 @@
 """Tokenizers: bytes come back, the EOD is never text, and what cannot hold that is refused by name."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -96,6 +97,28 @@ def test_training_is_the_same_in_any_order_and_learns_words():
     assert 257 < TRAINED.vocab_size <= 400
     assert len(TRAINED.encode(" return")) < 7
     assert train_byte_level([b"\xff\xfeabc"], 257).vocab_size == 257
+
+
+@pytest.mark.parametrize("run", [" ", "ab", "\n", "7", "{};", "é", "日本", "ACGGTCA"])
+def test_what_has_no_border_is_trained_on_in_a_time_that_grows_with_its_length(run):
+    begin = time.process_time()
+    trained = train_byte_level([(run * 500_000)[:500_000].encode() + b"x"], 300)
+    # In one piece, its pairs alone take minutes.
+    assert time.process_time() - begin < 20
+    assert 257 < trained.vocab_size <= 300
+    assert json.loads(trained.text)["pre_tokenizer"] == json.loads(TRAINED.text)["pre_tokenizer"]
+
+
+def test_words_of_ordinary_length_are_trained_on_as_they_are(monkeypatch):
+    library = tokenizers.Tokenizer.from_str(TRAINED.text)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[EOD_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(TEXT, trainer)
+    assert json.loads(library.to_str())["model"] == json.loads(TRAINED.text)["model"]
 
 
 def test_a_vocabulary_too_small_for_bytes_is_refused():

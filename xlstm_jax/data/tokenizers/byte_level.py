@@ -31,6 +31,11 @@ EVIDENT_EODS = (EOD_TEXT, "<|end_of_text|>", "</s>", "<eod>", "<|eod|>", "<EOD>"
 # them, then indentation. Every character is in exactly one of them.
 WORD_PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
+# Training takes a time that grows with the square of a word's length, so what has no border is cut for it: DNA, code on
+# one line, Chinese, rulers of spaces. For all other text this is the same pattern.
+LONGEST_WORD = 1000
+_TRAINING_PATTERN = WORD_PATTERN.replace("+", f"{{1,{LONGEST_WORD}}}").replace("*", f"{{0,{LONGEST_WORD}}}")
+
 # Far more than any vocabulary has: an id beyond is damage, and would cost memory for all ids below it.
 MOST_IDS = 1 << 24
 
@@ -162,9 +167,12 @@ def train_byte_level(documents: Iterable[bytes], vocab_size: int) -> ByteLevelTo
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     library = tokenizers.Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(tokenizers.Regex(WORD_PATTERN), "isolated")
-    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    library.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_of_words])
+
+    def words(pattern: str) -> Any:
+        split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+    library.pre_tokenizer = words(_TRAINING_PATTERN)
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -173,6 +181,7 @@ def train_byte_level(documents: Iterable[bytes], vocab_size: int) -> ByteLevelTo
         show_progress=False,
     )
     library.train_from_iterator(_texts(documents), trainer)
+    library.pre_tokenizer = words(WORD_PATTERN)
     return ByteLevelTokenizer(library.to_str(), eod=EOD_TEXT, name="the trained tokenizer")
 
 

@@ -128,7 +128,7 @@ def test_a_file_in_both_is_held_out_and_a_folder_may_hold_both(texts):
         assert len(validation) == 5
         assert not set(train) & set(validation)
         assert len(train) == 30 + (not isinstance(source, str))
-    with pytest.raises(SourceError, match="no file is left to learn from: all 5 are held out by name"):
+    with pytest.raises(SourceError, match="no file is left to learn from: all of them are held out by name"):
         prepare(texts / "held", texts / "x", validation=[f"{texts}/held/*"], **QUIET)
     with pytest.raises(SourceError, match="no document is left to learn from: all of them are held out"):
         prepare(texts / "in" / "copy.txt", texts / "y", validation=[texts / "held"], **QUIET)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from xlstm_jax.data.errors import PrepareError, SourceError, TokenizerError
-from xlstm_jax.data.prepare import prepare
+from xlstm_jax.data.prepare import pipeline, prepare
 from xlstm_jax.data.prepare.order import split_threshold
 from xlstm_jax.data.store import open_store
 from xlstm_jax.files import DiskFullError, WriteError
@@ -283,13 +283,30 @@ def test_a_file_that_was_mended_is_read_anew(tmp_path):
     bad.write_text('{"text": "one"}\n{"text": "two"}\n')
     store = prepare(tmp_path / "in", tmp_path / "out", **QUIET)
     assert store.fingerprint == prepare(tmp_path / "in", tmp_path / "new", **QUIET).fingerprint
-    # Other files are another request: what is there may be hours of work.
-    (tmp_path / "part").mkdir()
-    bad.write_text("nonsense\n")
+
+
+def test_a_preparation_that_was_refused_does_not_stand_in_the_way_of_another_but_one_at_work_does(
+    tmp_path, monkeypatch
+):
+    corpus(tmp_path / "in")
+    bad = tmp_path / "in" / "bad.jsonl"
+    bad.write_text('{"text": null}\n')
+    with pytest.raises(SourceError, match="--skip-invalid"):
+        prepare(tmp_path / "in", tmp_path / "out", **QUIET)
+    said: list[str] = []
+    store = prepare(tmp_path / "in", tmp_path / "out", skip_invalid=True, say=said.append, **QUIET)
+    assert "1 record has no text" in said[1]
     with pytest.raises(SourceError):
-        prepare(bad, tmp_path / "part" / "out", **QUIET)
+        prepare(tmp_path / "in", tmp_path / "without", **QUIET)
+    bad.unlink()
+    assert prepare(tmp_path / "in", tmp_path / "without", **QUIET).fingerprint == store.fingerprint
+
+    # What has been encoded may be hours of work.
+    monkeypatch.setattr(pipeline, "_merge", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare(tmp_path / "in", tmp_path / "half", **QUIET)
     with pytest.raises(PrepareError, match="unfinished preparation of another request, which differs in sources"):
-        prepare(tmp_path / "in" / "0.txt", tmp_path / "part" / "out", **QUIET)
+        prepare(tmp_path / "in" / "0.txt", tmp_path / "half", **QUIET)
 
 
 def test_a_tokenizer_that_loses_bytes_of_these_very_texts_is_named(tmp_path, monkeypatch):

@@ -239,8 +239,8 @@ def _is_empty_work(path: Path) -> bool:
 
 
 def _begin(job: Job, out: Path) -> Job:
-    """Write the job down, or take up the unfinished one if it is the same; if it is of the same files before they were
-    written to, begin again."""
+    """Write the job down, or take up the unfinished one if it is the same; begin again if that is of the same files
+    before they were written to, or was only reading (as one that was refused for a file in it)."""
     folder = out / WORK_FOLDER
     remove_temporaries(out)
     if not (folder / JOB_FILE).is_file():
@@ -249,8 +249,9 @@ def _begin(job: Job, out: Path) -> Job:
         return job
     remove_temporaries(folder)
     found = Job.read(folder)
-    if found.settings == job.settings and job.is_edited(found):
-        # What was made of the old content is of no use, and asking for it again would only send the user to delete it.
+    was_reading = found.files_key() != job.files_key() and not _has_work(folder)
+    if found.settings == job.settings and (job.is_edited(found) or was_reading):
+        # What is there is of no use, or soon made again, and asking would only send the user to delete it.
         for path in out.iterdir():
             if path.name != LOCK_FILE:
                 (shutil.rmtree if path.is_dir() else os.unlink)(path)
@@ -264,6 +265,10 @@ def _begin(job: Job, out: Path) -> Job:
             "delete it or choose another folder"
         )
     return found
+
+
+def _has_work(folder: Path) -> bool:
+    return any(folder.glob("tokens-*")) or (stages.tokenizer_path(folder) / "finished").exists()
 
 
 def _request(job: Job) -> dict[str, Any]:

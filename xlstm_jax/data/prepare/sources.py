@@ -65,12 +65,12 @@ def list_files(sources: Sequence[str | Path], config: PrepareConfig, notes: Note
         SourceError: for a source that does not exist, matches nothing or is in a format that is not read here.
     """
     notes = notes or Notes()
-    files = {}
+    files: dict[str, SourceFile] = {}
     for listed, held_out in ((sources, False), (config.validation, True)):
         # What is held out by its name is not learnt from, whatever else names it.
         files |= {os.path.realpath(f.path): f for f in _listed(listed, config, notes, held_out)}
     if all(file.held_out for file in files.values()):
-        raise SourceError(f"no file is left to learn from: all {len(files)} are held out by name")
+        raise SourceError("no file is left to learn from: all of them are held out by name")
     return [files[real] for real in sorted(files)]
 
 
@@ -196,9 +196,11 @@ def documents(
     notes = notes or Notes()
     form = formats()[file.format]
     with _reading_errors(file.path), _open(file.path, file.gzip) as stream:
-        if form.utf8 and not (form.name == TEXT == config.format) and not (stream := _judged(file, stream, notes)):
+        judged = form.utf8 and not form.name == TEXT == config.format
+        text = _judged(file, stream, notes) if judged else stream
+        if text is None:
             return
-        for found in form.read(stream, config, start, end, functools.partial(_place, file)):
+        for found in form.read(text, config, start, end, functools.partial(_place, file)):
             if not isinstance(found, SourceError):
                 if found:
                     yield found

@@ -308,8 +308,8 @@ def _check_model(data: dict[str, Any], name: str, drop_normalizer: bool) -> None
 
 
 _KEEPS_ALL = ("ByteLevel", "Split", "Punctuation", "Digits", "FixedLength")
-"""Pre-tokenizers that give every character on, if they are not told to remove what they cut at. (`UnicodeScripts` loses a
-space at the beginning.)"""
+"""Pre-tokenizers that give every character on, if they are not told to remove what they cut at. (`UnicodeScripts` loses
+a space at the beginning.)"""
 
 
 def _leaves(part: Any) -> list[dict[str, Any]]:

@@ -85,6 +85,16 @@ def test_a_document_larger_than_what_a_tokenizer_is_trained_on_still_trains_it(t
         assert store.vocab_size == 270
 
 
+def test_much_held_out_text_is_told(tmp_path):
+    (tmp_path / "a.txt").write_bytes(PLAY)
+    (tmp_path / "b.txt").write_bytes(PLAY.upper())
+    said: list[str] = []
+    for number, fields in enumerate(({}, {"validation_fraction": 0.4}, {"validation": [tmp_path / "b.txt"]})):
+        prepare(f"{tmp_path}/*.txt", tmp_path / f"out{number}", say=said.append, **fields, **QUIET)
+    (note,) = said
+    assert note.startswith("note: 50% of the text is held out, because documents are held out whole")
+
+
 @pytest.fixture
 def texts(tmp_path):
     rng = random.Random(0)

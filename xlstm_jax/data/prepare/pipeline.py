@@ -55,6 +55,8 @@ from xlstm_jax.machine.progress import Progress
 IN_PROCESS_BYTES = 1 << 22
 IN_PROCESS_TRAINING_BYTES = 1 << 17
 LOCK_FILE = ".lock"
+MUCH_HELD_OUT = 0.2
+"""Share of the bytes."""
 
 
 def prepare(
@@ -107,6 +109,12 @@ def prepare(
             made = _make_tokenizer(job, folder, pool, request.tokenizer, scanned, parted, bars)
             _encode(job, folder, pool, made, scanned, parted, bars)
             splits = _merge(job, folder, pool, made, parted, bars)
+        held_out = splits["validation"]["raw_bytes"] / sum(split["raw_bytes"] for split in splits.values())
+        if held_out > max(MUCH_HELD_OUT, 3 * config.validation_fraction) and not job.holds_out:
+            say(
+                f"note: {held_out:.0%} of the text is held out, because documents are held out whole and are few here; "
+                "`separator` cuts files into more, `validation` names files to hold out"
+            )
         made.save(out / TOKENIZER_FOLDER)
         write_index(out, job, splits, made, content_digest(scanned))
     shutil.rmtree(folder)

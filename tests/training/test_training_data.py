@@ -282,6 +282,20 @@ def test_a_preset_takes_files_to_hold_out(project: Path) -> None:
     assert DataConfig(validation=("held.txt",)).store_path() != DataConfig().store_path()
 
 
+def test_what_would_have_no_effect_on_a_store_that_is_made_is_refused(stores: tuple[Path, Path]) -> None:
+    preset = find_experiment("tiny")
+    for made in (mixed(stores, 1, 2), ["--data.store", str(stores[0])]):
+        for field, value in (("validation", "b.txt"), ("separator", "=="), ("text_field", "body"), ("data.seed", "3")):
+            with pytest.raises(ConfigError, match=rf"--data\.{field.removeprefix('data.')} says how a text becomes a"):
+                preset.changed([*made, f"--{field}", value])
+    both = preset.changed(["--data.store", "x", "--sources", "txt", "--validation", "b.txt"]).data
+    assert (both.store, both.sources, both.validation) == ("x", ("txt",), ("b.txt",))
+    # Other sources are not those of a store that was named before.
+    ours = dataclasses.replace(preset, experiment=preset.changed(["--sources", "txt", "--data.store", "x"]))
+    assert ours.changed(["--sources", "other"]).data.store is None
+    assert ours.changed(["--sources", "txt"]).data.store == "x"
+
+
 def test_a_mixture_beside_sources_is_refused_and_takes_the_place_of_a_runs(stores: tuple[Path, Path]) -> None:
     preset, mixture = find_experiment("tiny"), mixed(stores, 1, 2)
     for sources in ("txt", "stdlib"):

@@ -217,8 +217,9 @@ def open_or_prepare(experiment: Experiment, say: Say, run: RunFolder) -> TokenSt
     """
     data = experiment.data
     path = data.store_path()
-    # Who names a store of a preset means that store: a preset's sources stand for none.
+    # Who names a store, and no sources beside those of the preset or the run, means that store as it is.
     made_of = () if data.store is not None and data.sources == DataConfig().sources else data.sources
+    of_run = data.store is not None and run.exists and run.read_config(Experiment).data.sources == data.sources
     if data.mixture:
         store: TokenStore = MixedStore({str(_seen_from(run, Path(name))): w for name, w in data.mixture.items()})
     elif (own := own_store(data, run)) is not None:
@@ -228,7 +229,7 @@ def open_or_prepare(experiment: Experiment, say: Say, run: RunFolder) -> TokenSt
     elif not (path / INDEX_FILE).is_file() and data.sources:
         say(f"preparing the token store {path} from {', '.join(data.sources)}")
         return prepare(data.sources, path, data.to_prepare(), say=say)
-    elif made_of:
+    elif made_of and not of_run:
         store = (prepare if data.store else prepare_beside)(made_of, path, data.to_prepare(), say=say)
     else:
         store = open_store(path)

@@ -130,7 +130,7 @@ def test_a_line_that_is_no_json_is_left_out_too_and_processes_count_alike(tmp_pa
     settings = {"skip_invalid": True, "task_bytes": 100, "progress": False}
     prints = [prepare(tmp_path / "a.jsonl", tmp_path / f"t{n}", workers=n, say=said.append, **settings) for n in (1, 2)]
     assert prints[0].fingerprint == prints[1].fingerprint
-    assert said[0] == said[1]
+    assert said[: len(said) // 2] == said[len(said) // 2 :]
     assert "100 records" in said[0]
 
 

@@ -9,11 +9,12 @@ ends in .py or .json is a file with one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.cli.options import apply_options, named_fields
 from xlstm_jax.config import ConfigError, from_json, near_miss
@@ -38,10 +39,13 @@ class Target:
     note: str | None = None
     """What its giver should know, where the word could have meant something else."""
 
-    def changed(self, fields: Sequence[str]) -> Experiment:
-        """The experiment with fields changed as `cli.options` reads them; a store may be given by its name."""
+    def changed(self, fields: Sequence[str], say: Callable[[str], None] = lambda sentence: None) -> Experiment:
+        """The experiment with fields changed as `cli.options` reads them; a store may be given by its name, and a
+        shorter training has a shorter warm-up."""
         named = named_fields(self.experiment, fields)
-        changed = apply_options(self._with_room(named), fields)
+        changed = apply_options(
+            self._with_room(named), fields, functools.partial(shorter_warm_up, self.experiment, say)
+        )
         before, data = self.experiment.data, changed.data
         if data.sources != before.sources and data.store == before.store and "data.store" not in named:
             data = dataclasses.replace(data, store=None)  # that of other sources
@@ -75,6 +79,21 @@ def _refuse_preparing(before: DataConfig, data: DataConfig) -> None:
             f"--data.{idle[0]} says how a text becomes a token store, but the one to learn from is made already; "
             "`xlstm data prepare` takes it, or give --sources"
         )
+
+
+def shorter_warm_up(
+    experiment: Experiment, say: Callable[[str], None], value: Callable[[str], Any], given: set[str]
+) -> dict[str, Any]:
+    """Warm-up and cool-down in the share of the steps that they had, where fewer steps alone were asked for."""
+    names = ("optimizer.warmup_steps", "optimizer.cooldown_steps")
+    asked, usual = value("training.steps"), experiment.training.steps
+    if "training.steps" not in given or given & set(names) or not 0 < asked < sum(map(value, names)):
+        return {}
+    shorter = {name: value(name) * asked // usual for name in names}
+    for name, steps in shorter.items():
+        if steps != value(name):
+            say(f"note: {name} is {steps} of {asked} steps, since it is {value(name)} of {usual}")
+    return shorter
 
 
 def is_name(word: str) -> bool:

@@ -143,7 +143,10 @@ class Experiment(Config):
             )
         warmup, cooldown, steps = self.optimizer.warmup_steps, self.optimizer.cooldown_steps, self.training.steps
         if warmup > steps:
-            raise ConfigError(f"optimizer.warmup_steps is {warmup}, but must be <= training.steps = {steps}")
+            raise ConfigError(
+                f"optimizer.warmup_steps is {warmup}, but must be <= training.steps = {steps}; give both, as in "
+                f"--training.steps {steps} --optimizer.warmup_steps {steps // 10}"
+            )
         if cooldown > steps - warmup:
             raise ConfigError(
                 f"optimizer.cooldown_steps is {cooldown}, but must be <= training.steps - optimizer.warmup_steps = "

@@ -11,6 +11,7 @@ import glob
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -29,7 +30,7 @@ from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import DataConfig, Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
-from xlstm_jax.training.optimizers import Optimizer
+from xlstm_jax.training.optimizers import Optimizer, learning_rate
 from xlstm_jax.training.step import TrainState
 
 MAY_CHANGE = (
@@ -53,6 +54,12 @@ VERIFIED_BYTES = 1 << 30
 """A token store up to this size is compared with its sums before each training, which takes a second or two."""
 
 Say = Callable[[str], None]
+Waiting = Callable[[str], contextlib.AbstractContextManager[Any]]
+"""Shows, while the context lasts, what is being done."""
+
+
+def _silently(title: str) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class OpenRun:
     """Targets learnt from so far."""
 
 
-def open_run(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun:
+def open_run(run: RunFolder, experiment: Experiment, say: Say, waiting: Waiting = _silently) -> OpenRun:
     """Check the experiment against the run, open its data and restore its newest good checkpoint, or start afresh.
 
     Raises:
@@ -101,7 +108,7 @@ def open_run(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun:
         DamagedRunError: if the config is not the one that the checkpoint was saved with.
     """
     facts = inspect(run)
-    return act(run, facts, agree(facts, experiment), say)
+    return act(run, facts, agree(facts, experiment), say, waiting)
 
 
 def inspect(run: RunFolder) -> Facts:
@@ -170,7 +177,7 @@ def agree_on_store(facts: Facts, experiment: Experiment, store: TokenStore) -> E
     return dataclasses.replace(experiment, data=dataclasses.replace(data, fingerprint=store.fingerprint))
 
 
-def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say) -> OpenRun:
+def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting: Waiting = _silently) -> OpenRun:
     """Do what was agreed on: make or open the store, restore or begin the state, write down what the run is now.
 
     Raises:
@@ -191,8 +198,11 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say) -> OpenR
         run.check_config(step, extra, CONFIG_MAY_DIFFER)
         state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
         _announce_changes(run, say)
+        if facts.recorded is not None:
+            experiment = _with_steps(experiment, facts.recorded, step, say)
     else:
-        state = jax.jit(lambda: fresh_state(model, optimizer, experiment))()
+        with waiting("drawing the first parameters"):
+            state = jax.block_until_ready(jax.jit(lambda: fresh_state(model, optimizer, experiment))())
     run.copy_tokenizer(store.path / TOKENIZER_FOLDER)
     run.write_environment()
     run.metrics().cut_after(step)
@@ -290,6 +300,22 @@ def _announce_changes(run: RunFolder, say: Say) -> None:
         changes = [str(error)]
     for change in changes:
         say(f"note: {change}")
+
+
+def _with_steps(experiment: Experiment, recorded: Experiment, step: int, say: Say) -> Experiment:
+    """The experiment with at least the steps that are made; a rate that rises with a longer schedule is told."""
+    steps, before = experiment.training.steps, recorded.training.steps
+    if steps < step:
+        say(f"note: {step} steps are made already, so training ends with them and not with {steps}")
+        return dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, steps=step))
+    rate = learning_rate(recorded.optimizer, before)
+    now = learning_rate(experiment.optimizer, steps)(step)
+    if step and now > 1.05 * rate(min(step, before - 1)):
+        say(
+            f"note: the learning rate follows a schedule of {steps} steps now, not of {before}: with step {step + 1} "
+            f"it goes from {rate(step - 1):.2e} to {now:.2e}"
+        )
+    return experiment
 
 
 def _check_disk(checkpoints: Checkpoints, target: TrainState, say: Say) -> None:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xlstm_jax.cli.options import apply_options
+from xlstm_jax.cli.options import apply_options, named_fields
 from xlstm_jax.config import ConfigError, from_json, near_miss
 from xlstm_jax.runs.errors import RunNotFoundError
 from xlstm_jax.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from xlstm_jax.training.config import Experiment
+    from xlstm_jax.training.config import DataConfig, Experiment
 
 RUNS, STORES = Path("runs"), Path("stores")
 
@@ -42,11 +42,43 @@ class Target:
     def changed(self, fields: Sequence[str], say: Callable[[str], None] = lambda sentence: None) -> Experiment:
         """The experiment with fields changed as `cli.options` reads them; a store may be given by its name, and a
         shorter training has a shorter warm-up."""
-        changed = apply_options(self.experiment, fields, functools.partial(shorter_warm_up, self.experiment, say))
-        if changed.data.store is None or changed.data.store == self.experiment.data.store:
-            return changed
-        data = dataclasses.replace(changed.data, store=str(find_store(changed.data.store)))
+        named = named_fields(self.experiment, fields)
+        changed = apply_options(
+            self._with_room(named), fields, functools.partial(shorter_warm_up, self.experiment, say)
+        )
+        before, data = self.experiment.data, changed.data
+        if data.sources != before.sources and data.store == before.store and "data.store" not in named:
+            data = dataclasses.replace(data, store=None)  # that of other sources
+        if data.store is not None and data.store != before.store:
+            data = dataclasses.replace(data, store=str(find_store(data.store)))
+        if data.mixture or (data.store is not None and "data.sources" not in named):
+            _refuse_preparing(before, data)
         return dataclasses.replace(changed, data=data)
+
+    def _with_room(self, named: set[str]) -> Experiment:
+        """The experiment without the text that another takes the place of: a mixture that of sources or a store, or
+        the other way round."""
+        data, others = self.experiment.data, {"data.sources", "data.store"} & named
+        sources = type(data)().sources
+        if "data.mixture" in named:
+            if "data.sources" in named:
+                raise ConfigError("--mixture names the texts to learn from, and so does --sources; give one of them")
+            data = dataclasses.replace(data, sources=sources, store=None)
+        elif data.mixture and others:
+            data = dataclasses.replace(data, sources=sources, mixture={})
+        return dataclasses.replace(self.experiment, data=data)
+
+
+def _refuse_preparing(before: DataConfig, data: DataConfig) -> None:
+    """Refuse other values of what says how a text becomes a store, where stores are given that are made."""
+    from xlstm_jax.data.prepare import PrepareConfig
+
+    names = [field.name for field in dataclasses.fields(PrepareConfig) if field.name != "tokenizer"]
+    if idle := [name for name in names if getattr(before, name) != getattr(data, name)]:
+        raise ConfigError(
+            f"--data.{idle[0]} says how a text becomes a token store, but the one to learn from is made already; "
+            "`xlstm data prepare` takes it, or give --sources"
+        )
 
 
 def shorter_warm_up(

@@ -55,6 +55,16 @@ def apply_options(config: T, words: Sequence[str], follow: Follow | None = None)
     return tree.build()
 
 
+def named_fields(config: Any, words: Sequence[str]) -> set[str]:
+    """The paths of the fields that words for `apply_options` change."""
+    tree, rest, paths = _Tree.of(config), list(words), set()
+    while rest:
+        path, given = _next_field(tree, rest)
+        tree.set(path, given)
+        paths.add(path)
+    return paths
+
+
 def field_paths(config: Any) -> list[str]:
     """The dotted paths of all fields that `apply_options` knows, sub-configs before their fields."""
     return list(_Tree.of(config).fields())

@@ -112,8 +112,13 @@ def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment
 
 def _train(path: Path, experiment: Experiment) -> int:
     from xlstm_jax.training.loop import train
+    from xlstm_jax.training.open_run import is_finished
 
     try:
+        if is_finished(RunFolder(path), experiment):
+            steps = experiment.training.steps
+            print(f"{path} is finished: it has made its {steps} steps (more: --training.steps N)")
+            return 0
         return train(path, experiment).exit_code
     except ConfigChangedError as error:
         raise ConfigError(str(error)) from error

@@ -54,6 +54,10 @@ class DataConfig(PrepareConfig):
                 raise ConfigError(
                     f"DataConfig.mixture is given, and DataConfig.store is {self.store!r}; give one of them"
                 )
+            if self.sources not in ((), ("stdlib",)):
+                raise ConfigError(
+                    f"DataConfig.mixture is given, and DataConfig.sources is {self.sources!r}; give one of them"
+                )
             self.sources = ()  # what is not read must not stand in the config of a run
         elif not self.sources and self.store is None:
             raise ConfigError("DataConfig.sources is empty and DataConfig.store is not given; one of them must be")

@@ -28,6 +28,9 @@ VERBS = {
 TRAINING_VERBS = ("train", "eval")
 """Verbs that run the same compiled step many times."""
 
+COMPILING_VERBS = ("train", "generate", "eval")
+"""Verbs whose programs are those of the start before."""
+
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 
 
@@ -67,6 +70,10 @@ def _own_the_process(arguments: list[str]) -> None:
     fill_closed(output_matters=not makes_folder or bool({"-h", "--help"} & set(arguments)))
     if arguments[:1] and arguments[0] in TRAINING_VERBS:
         keep_freed_memory()
+    if arguments[:1] and arguments[0] in COMPILING_VERBS:
+        from xlstm_jax.machine.programs import keep_programs  # the help should come at once
+
+        keep_programs()
 
 
 def _run(arguments: list[str]) -> int:

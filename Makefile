@@ -9,6 +9,10 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Run pip with the words given: a dot for each package, all that it said where it fails.
+install = @printf '%s' 'installing into $(VENV): $(strip $(2)) '; { $(PIP) install $(1) 2>&1; echo "status $$?"; } | awk \
+	'/^(Collecting|Downloading|Building|Installing)/ {printf "."; fflush()} /^status [0-9]+$$/ {status = $$2; next} {said = said $$0 "\n"} \
+	END {print ""; if (status) printf "%s", said; exit status}'
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -51,7 +55,7 @@ docs: $(VENV)/.installed-docs ## the documentation, in build/docs
 PLATFORMS := \(?sys_platform == 'darwin' or sys_platform == 'linux'\)?
 constraints: ## bring constraints.txt up to date (needs uv; run the tests on two Pythons afterwards)
 	@( echo '# Exact versions that the tests pass with, one set for each Python; made by `make constraints`.'; \
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml \
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --extra docs --no-annotate --no-header pyproject.toml \
 		| sed -E "s/ (;|and) $(PLATFORMS)$$//" ) > constraints.new
 	@mv constraints.new constraints.txt
 
@@ -62,16 +66,16 @@ $(VENV)/.installed: EXTRAS :=
 $(VENV)/.installed-dev: EXTRAS := [dev]
 $(VENV)/.installed-docs: EXTRAS := [docs]
 $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --constraint constraints.txt --editable '.$(EXTRAS)'
+	$(call install, --constraint constraints.txt --editable '.$(EXTRAS)', the tested versions)
 	@touch $@
 
 # The PyTorch packages are only compared with, so ours have the say in the versions of what both need. What `xlstm` and
 # `mlstm_kernels` list would bring training frameworks and GPU compilers along; this is what they import on a CPU.
 $(VENV)/.installed-torch: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install torch==2.13.0
-	$(PIP) install --no-deps mlstm_kernels==2.0.6 xlstm==2.0.6
-	$(PIP) install --constraint constraints.txt transformers==5.23.0 dacite einops omegaconf
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(call install, torch==2.13.0, PyTorch)
+	$(call install, --no-deps mlstm_kernels==2.0.6 xlstm==2.0.6, the packages to compare with)
+	$(call install, --constraint constraints.txt transformers==5.23.0 dacite einops omegaconf, and what they need)
+	$(call install, --constraint constraints.txt --editable '.[dev]', this package)
 	@touch $@
 
 $(BIN)/python:

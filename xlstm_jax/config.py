@@ -273,11 +273,21 @@ def discriminators(option: Any) -> tuple[Any, ...]:
 def _inside(kind: Kind, value: Any, path: str | None) -> Any:
     """A value inside another: with a path, what is wrong with it is told here."""
     try:
-        return kind.take(value, path)
+        return kind.take(_plain(value), path)
     except _Unfit:
         if path is None:
             raise
         raise kind.refuse(path, value) from None
+
+
+def _plain(value: Any) -> Any:
+    """The Python values of an array or of a scalar from one; anything else as it is."""
+    if not (hasattr(value, "tolist") and hasattr(value, "ndim")):
+        return value
+    try:
+        return value.tolist()
+    except Exception:  # what is traced, or not on this machine, has no values
+        return value
 
 
 # -- configs -----------------------------------------------------------------------------------------------------------
@@ -286,8 +296,9 @@ def _inside(kind: Kind, value: Any, path: str | None) -> Any:
 class Config:
     """Base of config dataclasses: every public field is checked against its annotation when an object is made.
 
-    Lists become tuples, whole numbers become floats and NumPy's numbers Python's, where the annotation says so. Rules
-    between fields belong into the `__post_init__` of the class, after `super().__post_init__()`.
+    Lists become tuples and whole numbers become floats, where the annotation says so, and what an array of NumPy, JAX
+    or PyTorch holds becomes Python's. Rules between fields belong into the `__post_init__` of the class, after
+    `super().__post_init__()`.
     """
 
     def __post_init__(self) -> None:
@@ -298,7 +309,7 @@ class Config:
             if value is default:
                 continue
             try:
-                taken = kind.take(value, None)
+                taken = kind.take(_plain(value), None)
             except _Unfit:
                 raise kind.refuse(f"{owner.__name__}.{name}", value) from None
             if taken is not value:

@@ -12,6 +12,7 @@ from training_helpers import write_corpus
 
 from xlstm_jax.cli import main
 from xlstm_jax.cli.field_help import fields_help
+from xlstm_jax.cli.names import find_experiment
 from xlstm_jax.cli.options import apply_options, field_paths
 from xlstm_jax.cli.train import parse
 from xlstm_jax.config import Config, ConfigError, to_json
@@ -277,3 +278,14 @@ def test_a_model_is_trained_from_the_command_line_and_told_about(
     assert main(["train", "runs/tiny", "--fork", "copy", "--lr", "0.5", "--steps", "7"]) == 0
     assert RunFolder("runs/copy").metrics().read()[-1]["step"] == 7
     assert RunFolder("runs/tiny").metrics().read()[-1]["step"] == 6
+
+
+def test_fewer_steps_have_a_shorter_warm_up_unless_it_was_given() -> None:
+    said: list[str] = []
+    changed = find_experiment("quickstart").changed(["--steps", "20"], said.append)
+    assert (changed.training.steps, changed.optimizer.warmup_steps) == (20, 3)
+    assert said == ["note: optimizer.warmup_steps is 3 of 20 steps, since it is 40 of 240"]
+    assert find_experiment("tiny").changed(["steps=1"]).optimizer.warmup_steps == 0
+    assert find_experiment("quickstart").changed(["--steps", "100"]).optimizer.warmup_steps == 40
+    with pytest.raises(ConfigError, match=r"warmup_steps is 30, .* = 20; give both"):
+        find_experiment("quickstart").changed(["--steps", "20", "--warmup_steps", "30"])

@@ -9,6 +9,8 @@ import pkgutil
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,6 +30,9 @@ from xlstm_jax.config import (
     public_fields,
 )
 from xlstm_jax.models.configs import FLOAT_NAMES
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
+from xlstm_jax.training.config import TrainingConfig
+from xlstm_jax.training.optimizers import OptimizerConfig
 
 
 @dataclass
@@ -171,3 +176,24 @@ def test_every_field_of_every_config_says_what_it_takes() -> None:
             if "dtype" in f.name and "own" not in f.name:
                 assert set(taken.choices) <= {*FLOAT_NAMES}
                 assert taken.choices
+
+
+@pytest.mark.parametrize("of", [np.asarray, jnp.asarray])
+def test_what_arrays_hold_are_values_wherever_a_config_takes_them(loose_types: None, of: Any) -> None:
+    training = TrainingConfig(steps=of(5), batch_size=of(4), eval_tokens=None, sample_prompts=np.array(["a", "b"]))
+    assert training == TrainingConfig(steps=5, batch_size=4, eval_tokens=None, sample_prompts=("a", "b"))
+    assert OptimizerConfig(lr=of(0.5)) == OptimizerConfig(lr=0.5)
+    model = xLSTMLMModelConfig(num_blocks=of(3), slstm_at=of([0, 2]), bias=of(True), vocab_size=of(-1), dropout=of(0.5))
+    assert model == xLSTMLMModelConfig(num_blocks=3, slstm_at=[0, 2], bias=True, vocab_size=-1, dropout=0.5)
+    assert type(model.num_blocks) is int
+    assert type(model.bias) is bool
+    assert from_json(TrainingConfig, {"steps": of(5)}).steps == 5
+    with pytest.raises(ConfigError, match=r"TrainingConfig\.steps is .*True.*, but must be a whole number >= 1"):
+        TrainingConfig(steps=of(True))
+    with pytest.raises(ConfigError, match=r"TrainingConfig\.steps is .*, but must be a whole number >= 1"):
+        TrainingConfig(steps=of([5]))
+
+
+def test_a_traced_value_is_no_setting() -> None:
+    with pytest.raises(ConfigError, match=r"OptimizerConfig\.lr is .*Tracer"):
+        jax.jit(lambda lr: OptimizerConfig(lr=lr).lr)(0.1)

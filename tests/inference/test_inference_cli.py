@@ -66,6 +66,14 @@ def test_without_a_prompt_standard_input_is_continued_to_the_last_byte(
     assert shown == "x = 1\n\ufffd" + run.generate(b"x = 1\n\xff", max_tokens=5) + "\n"
 
 
+def test_without_a_prompt_and_a_standard_input_nothing_is_made_up(
+    run_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["generate", str(run_path)]) == 2
+    assert "neither a --prompt nor a standard input" in capfd.readouterr().err
+
+
 def test_a_terminal_gets_no_control_characters(
     run_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,7 +101,9 @@ def test_rows_are_shown_in_order_whoever_ends_first() -> None:
     [
         ([], 2, "arguments are required: RUN"),
         (["nowhere", "--prompt", "x"], 1, "there is no run runs/nowhere"),
-        (["RUN", "--promt", "x"], 2, "unrecognized arguments: --promt"),
+        (["RUN", "--promt", "x"], 2, "unrecognized arguments: --promt x (did you mean '--prompt'?)"),
+        (["RUN", "--max-new-tokens", "5"], 2, "unrecognized arguments: --max-new-tokens 5; max_tokens is how many"),
+        (["RUN", "--no-such=3"], 2, "unrecognized arguments: --no-such=3"),
         (["RUN", "--temperature", "warm"], 2, "invalid float value: 'warm'"),
         (["RUN", "--temperature", "-1"], 2, "temperature is -1.0, but must be a number >= 0"),
         (["RUN", "--top-p", "0"], 2, "top_p is 0.0"),

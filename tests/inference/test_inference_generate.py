@@ -192,7 +192,7 @@ def test_streams_and_settings_that_do_not_fit_are_refused(run: Run) -> None:
     for text_only in (run.stream, run.score):
         with pytest.raises(ConfigError, match="prompt is 3, but must be a text"):
             text_only(3)  # type: ignore[operator]
-    with pytest.raises(TypeError, match="warmth"):
+    with pytest.raises(ConfigError, match="no setting 'warmth' of generation"):
         run.generate("a", warmth=3)
 
 

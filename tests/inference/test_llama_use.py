@@ -201,3 +201,25 @@ def test_a_llama_trains_and_generates_from_the_command_line(
     assert run.score("some words").nats > 0
     lines = [json.loads(line) for line in Path("runs/quickstart_llama/metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+
+    capfd.readouterr()
+    assert main(["convert", "quickstart_llama", "runs/hf"]) == 2
+    assert "runs/hf would lie among the runs" in capfd.readouterr().err
+    assert main(["convert", "quickstart_llama", "hf"]) == 0
+    for verb in ("generate", "train"):
+        assert main([verb, "./hf"]) == 1
+        assert "hf holds published weights and is no run: `xlstm convert hf NAME`" in capfd.readouterr().err
+    card = Path("hf/README.md").read_text()
+    report = json.loads(Path("runs/quickstart_llama/report.json").read_text())
+    for part in ("library_name: transformers", f"| model | {report['bits_per_byte']:.3f} |", "| steps | 3 |"):
+        assert part in card
+    assert main(["generate", "hf"]) == 1
+    assert "is no run" in capfd.readouterr().err
+    assert main(["convert", "hf", "hf"]) == 0
+    assert main(["generate", "hf", "--prompt", "some", "--max-tokens", "3"]) == 0  # runs/hf, not ./hf
+    capfd.readouterr()
+    assert main(["convert", "hf", "back"]) == 0
+    assert "takes 1,000 steps of 8 rows of 16 tokens" in capfd.readouterr().out
+    back = xlstm_jax.load("runs/back")
+    assert back.config.context_length == run.config.context_length
+    assert back.score("some words") == run.score("some words")

@@ -7,17 +7,27 @@ last whole chunk step by step.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import random_like
 
 import xlstm_jax
 from xlstm_jax.cli import main
+from xlstm_jax.cli.convert import experiment_of
+from xlstm_jax.data.tokenizers import train_byte_level
+from xlstm_jax.hub.converted import write_run
+from xlstm_jax.hub.formats.base import Weights
+from xlstm_jax.hub.kept import Kept
 from xlstm_jax.hub.safetensors_files import open_tensors
+from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.kernels.closeness import relative_error
+from xlstm_jax.models.language_model import param_shapes
+from xlstm_jax.presets import get_preset
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -170,3 +180,55 @@ def test_narrow_weights_stay_as_they_are_and_compute_alike(tmp_path, dtype):
     assert relative_error(run_logits(wide, tokens), logits_of(truth, tokens)) < CLOSE
     # In their own dtype they are off by its rounding, which a few dozen operations in a row add up.
     assert relative_error(run_logits(run, tokens), logits_of(truth, tokens)) < {"bfloat16": 0.1, "float16": 0.02}[dtype]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "quickstart_llama"])
+def test_a_text_scored_by_transformers_with_its_own_tokenizer_has_our_numbers(tmp_path, preset):
+    """As a stranger does it: tokenizer and model from the folder, nothing put in by hand."""
+    bpe = train_byte_level([b"the cat sat on the mat. " * 20], 290)
+    # A model may say tokens beyond its tokenizer in transformers; ours are left out here.
+    model = dataclasses.replace(get_preset(preset).model, vocab_size=bpe.vocab_size, num_blocks=2, context_length=256)
+    fields = {"embedding_dim": 32, "head_dim": 16} if preset == "quickstart_llama" else {"embedding_dim": 128}
+    model = dataclasses.replace(model, **fields)
+    params = random_like(param_shapes(model))
+    write_run(tmp_path / "run", Weights(model, params), bpe, Kept(), experiment_of)
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    run = xlstm_jax.load(tmp_path / "run")
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    kernels = {} if preset == "quickstart_llama" else models.KERNELS
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", **kernels).eval()
+    assert (tokenizer.padding_side, tokenizer.bos_token_id, tokenizer.eos_token_id) == ("left", bpe.eod_id, bpe.eod_id)
+    for text in ("the cat sat", "on a mat. Größe", ""):
+        ids = tokenizer(text, return_tensors="np").input_ids.astype(np.int32)
+        np.testing.assert_array_equal(ids[0], [bpe.eod_id, *bpe.encode(text)])
+        assert tokenizer.decode(ids[0], skip_special_tokens=True) == text
+        whole = np.concatenate([ids, [[tokenizer.eos_token_id]]], axis=1)
+        nats = float(losses_of(logits_of(theirs, whole), whole).astype(np.float64).sum())
+        assert nats == pytest.approx(run.score(text).nats, rel=1e-5)
+    settings = theirs.generation_config
+    assert (settings.do_sample, settings.temperature, settings.max_new_tokens) == (True, 0.8, 256)
+    prompt = tokenizer("the cat", return_tensors="pt")
+    made = theirs.generate(**prompt, do_sample=False, max_new_tokens=12)[0, prompt.input_ids.shape[1] :]
+    ours = run.generate("the cat", max_tokens=12, temperature=0, heal=False)
+    # A character that is cut off is no text here.
+    assert tokenizer.decode(made, skip_special_tokens=True).rstrip("\ufffd") == ours.rstrip("\ufffd")
+
+
+def test_end_tokens_of_a_folder_end_texts_in_transformers_as_they_do_here(tmp_path):
+    bpe = train_byte_level([b"the cat " * 20], 290)
+    model = models.llama_model(seed=4, vocab_size=bpe.vocab_size)
+    model.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs/tokenizer.json").write_text(bpe.text)
+    free = converted(tmp_path / "theirs", tmp_path / "free")
+    prompt = [bpe.eod_id, *bpe.encode("the cat")]
+    made = run_greedy(free, np.array([prompt], np.int32), 20)[0].tolist()
+    stop = made[8]
+    assert bpe.eod_id not in made[:9]
+    (tmp_path / "theirs/generation_config.json").write_text(json.dumps({"eos_token_id": [bpe.eod_id, stop]}))
+    run = converted(tmp_path / "theirs", tmp_path / "run")
+    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "theirs").eval()
+    truth = again.generate(torch.as_tensor([prompt]), max_new_tokens=20, do_sample=False)[0, len(prompt) :].tolist()
+    assert truth == made[: made.index(stop) + 1]
+    (last,) = [d for d in run.generator.stream(["the cat"], Sampling(20, 0.0, heal=False)) if d.finish]
+    assert (last.finish, last.tokens) == ("end", made.index(stop))

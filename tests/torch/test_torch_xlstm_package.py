@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import random_like
 from wide_models import assert_float32_is_float64_but_for_rounding
 
+from xlstm_jax.cli import main
+from xlstm_jax.cli.convert import experiment_of
+from xlstm_jax.data.tokenizers import ByteTokenizer
+from xlstm_jax.hub.converted import write_run
+from xlstm_jax.hub.formats.base import Weights
 from xlstm_jax.hub.formats.xlstm_package import params_from_xlstm_package, xlstm_package_from_params
 from xlstm_jax.hub.formats.xlstm_package_config import config_from_xlstm_package
+from xlstm_jax.hub.kept import Kept
 from xlstm_jax.kernels.closeness import relative_error
+from xlstm_jax.models.language_model import param_shapes
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
+from xlstm_jax.presets import get_preset
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("xlstm")
@@ -147,3 +158,22 @@ def test_the_package_reads_what_is_written_for_it(name, layout):
         np.testing.assert_allclose(value, truth[key], rtol=0, atol=rounding if "norm" in key else 0, err_msg=key)
     _, again = imported(config, written, recurrent_layout=layout)
     jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@pytest.mark.parametrize("preset", ["xlstm_125m_1_0", "xlstm_125m_7_1"])
+def test_an_exported_preset_is_the_same_model_in_the_package(tmp_path, preset):
+    """Loaded by the lines of the docs."""
+    mixed = {"slstm_at": [1]} if preset.endswith("7_1") else {}
+    model = dataclasses.replace(get_preset(preset).model, vocab_size=320, num_blocks=3, embedding_dim=32, **mixed)
+    model = dataclasses.replace(model, dtype="float32", lm_head_dtype="float32", context_length=64)
+    params = random_like(param_shapes(model))
+    write_run(tmp_path / "run", Weights(model, params), ByteTokenizer(), Kept(), experiment_of)
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "folder"), "--format", "xlstm-package"]) == 0
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "folder/README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(code.replace('"folder/', f'"{tmp_path}/folder/'), names)  # the model card's own lines
+    tokens = tokens_of(2, 45)
+    with torch.no_grad():
+        truth = names["model"].eval()(torch.as_tensor(tokens)).numpy()
+    logits = jax.jit(xLSTMLMModel(model).apply)({"params": params}, jnp.asarray(tokens))
+    assert relative_error(logits, truth) < 1e-5

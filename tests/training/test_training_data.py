@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sysconfig
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from training_helpers import tiny_experiment, write_corpus
+from training_helpers import tiny_experiment, with_fields, write_corpus
 
 from xlstm_jax.cli import main
+from xlstm_jax.cli.names import find_experiment
 from xlstm_jax.config import ConfigError
+from xlstm_jax.data.errors import MissingStoreError, PrepareError, SourceError
 from xlstm_jax.data.prepare import PrepareConfig, prepare
 from xlstm_jax.data.store import Batch, Loader, open_store
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.config import DataConfig, Experiment
+from xlstm_jax.training.fork import fork_run
+from xlstm_jax.training.loop import train
+from xlstm_jax.training.open_run import agree_on_store, filled_in, inspect, open_or_prepare
 
 SHORT = ["--training.steps", "2", "--warmup_steps", "1", "--training.eval_tokens", "200", "--training.eval_every", "1"]
 
@@ -147,3 +155,158 @@ def test_a_mixture_that_cannot_be_is_named(stores: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match=r"mixture is given, and DataConfig.store is 'c'; give one of them"):
         DataConfig(mixture={"a": 1}, store="c")
     assert dataclasses.replace(DataConfig(), mixture={"a": 1}).store_path() == Path("a")
+
+
+# -- which store is a run's --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a text."""
+    write_corpus(tmp_path / "txt", documents=12)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def begin(run: str, said: list[str] | None = None, **data: Any) -> set[bytes]:
+    """What a new run learns from, or what one that has begun goes on with: all documents of its store."""
+    folder = RunFolder(run)
+    fields = {"sources": ("txt",), "tokenizer": "bytes", "validation_fraction": 0.2} | data
+    asked = dataclasses.replace(tiny_experiment(Path("x")), data=DataConfig(**fields))
+    asked = filled_in(asked, folder.read_config(Experiment)) if folder.exists else asked
+    store = open_or_prepare(asked, (said if said is not None else []).append, folder)
+    folder.create().write_config(agree_on_store(inspect(folder), asked, store))
+    splits = [store.split(name) for name in ("train", "validation")]
+    return {split.document_bytes(i) for split in splits for i in range(split.num_documents)}
+
+
+def documents() -> set[bytes]:
+    return {path.read_bytes() for path in Path("txt").iterdir()}
+
+
+def test_a_new_run_learns_from_the_sources_as_they_are_and_one_that_has_begun_keeps_its_text(project: Path) -> None:
+    before = documents()
+    assert begin("runs/first") == before
+    (project / "txt" / "new.txt").write_text("a file that came later")
+    said: list[str] = []
+    assert begin("runs/second", said) == documents() != before
+    assert said[0].startswith("note: txt changed since stores/txt-bytes-")
+
+    # Touched, and so made of the same documents: the second store serves again.
+    (project / "txt" / "000.txt").touch()
+    assert begin("runs/third") == documents()
+    assert len(list((project / "stores").iterdir())) == 2
+
+    said.clear()
+    assert begin("runs/first", said) == before
+    (note,) = said
+    assert "the run goes on with stores/txt-bytes-" in note
+    assert begin("runs/third", said) == documents()
+    assert said == [note]
+    (project / "txt" / "new.txt").unlink()
+    assert begin("runs/fourth") == before
+    assert len(list((project / "stores").iterdir())) == 2
+
+
+def test_another_library_of_python_is_another_text(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("3.11", "3.13"):
+        (project / version).mkdir()
+        (project / version / "a.py").write_text(f"version = {version!r}\n")
+        (project / version / "b.py").write_text("pass\n")
+        monkeypatch.setattr(sysconfig, "get_path", lambda name, version=version: str(project / version))
+        assert f"version = {version!r}\n".encode() in begin(f"runs/{version}", sources=("stdlib",))
+
+
+def test_a_store_that_is_named_is_not_taken_for_one_of_other_sources(project: Path) -> None:
+    before = begin("runs/a", store="mine")
+    (project / "txt" / "000.txt").unlink()
+    with pytest.raises(PrepareError, match="mine holds a store of another request, which differs in documents"):
+        begin("runs/b", store="mine")
+    # Without sources, the store alone says what is learnt; and a run keeps its own.
+    assert begin("runs/c", store="mine", sources=("stdlib",)) == before
+    assert begin("runs/a", store="mine") == before
+
+
+def test_a_run_finds_its_store_from_any_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, data in (("own", {}), ("named", {"store": "mine"})):
+        before = begin(f"runs/{name}", **data)
+        (project / name / "else").mkdir(parents=True)
+        monkeypatch.chdir(project / name / "else")
+        assert begin(f"../../runs/{name}", **data) == before
+        assert list(Path().iterdir()) == []
+        monkeypatch.chdir(project)
+    begin("runs/mixed", mixture={"mine": 1}, sources=())
+    monkeypatch.chdir(project / "own")
+    assert begin("../runs/mixed", mixture={"mine": 1}, sources=()) == before
+    # Where it is gone, and the sources are not here, nothing takes its place.
+    shutil.rmtree(project / "stores")
+    with pytest.raises(SourceError, match="there is no file or folder 'txt'"):
+        begin("../runs/own")
+
+
+def test_a_finished_run_says_so_before_a_text_is_prepared_and_a_copy_keeps_its_text(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = tiny_experiment(Path("txt"), steps=2)
+    train("runs/x", experiment)
+    before = documents()
+    (project / "txt" / "new.txt").write_text("a file that came later")
+    run = RunFolder("runs/x")
+    same = fork_run(run, Path("runs/same"), with_fields(experiment, "training", steps=3), print)
+    other = fork_run(run, Path("runs/other"), with_fields(experiment, "data", sources=("./txt",)), print)
+    for copy, texts in ((same, before), (other, documents())):
+        asked = copy.read_config(Experiment)
+        store = open_or_prepare(asked, print, copy)
+        count = sum(store.split(name).num_documents for name in ("train", "validation"))
+        assert count == len(texts)
+    shutil.rmtree("stores")
+    capsys.readouterr()
+    assert main(["train", "runs/x"]) == 0
+    assert "runs/x is finished: it has made its 2 steps" in capsys.readouterr().out
+    assert not Path("stores").exists()
+
+
+def test_a_folder_that_never_was_a_store_is_not_called_unfinished(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with pytest.raises(MissingStoreError, match=r"is not a token store: it has no index\.json"):
+        open_store(tmp_path)
+
+
+def test_a_preset_takes_files_to_hold_out(project: Path) -> None:
+    (project / "held.txt").write_text("held out, all of it")
+    data = find_experiment("tiny").changed(["--sources", "txt", "--data.validation", "held.txt"]).data
+    held_out = prepare(data.sources, data.store_path(), data.to_prepare(), progress=False, workers=1).split(
+        "validation"
+    )
+    assert [held_out.document_bytes(i) for i in range(held_out.num_documents)] == [b"held out, all of it"]
+    assert DataConfig(validation=("held.txt",)).store_path() != DataConfig().store_path()
+
+
+def test_what_would_have_no_effect_on_a_store_that_is_made_is_refused(stores: tuple[Path, Path]) -> None:
+    preset = find_experiment("tiny")
+    for made in (mixed(stores, 1, 2), ["--data.store", str(stores[0])]):
+        for field, value in (("validation", "b.txt"), ("separator", "=="), ("text_field", "body"), ("data.seed", "3")):
+            with pytest.raises(ConfigError, match=rf"--data\.{field.removeprefix('data.')} says how a text becomes a"):
+                preset.changed([*made, f"--{field}", value])
+    both = preset.changed(["--data.store", "x", "--sources", "txt", "--validation", "b.txt"]).data
+    assert (both.store, both.sources, both.validation) == ("x", ("txt",), ("b.txt",))
+    # Other sources are not those of a store that was named before.
+    ours = dataclasses.replace(preset, experiment=preset.changed(["--sources", "txt", "--data.store", "x"]))
+    assert ours.changed(["--sources", "other"]).data.store is None
+    assert ours.changed(["--sources", "txt"]).data.store == "x"
+
+
+def test_a_mixture_beside_sources_is_refused_and_takes_the_place_of_a_runs(stores: tuple[Path, Path]) -> None:
+    preset, mixture = find_experiment("tiny"), mixed(stores, 1, 2)
+    for sources in ("txt", "stdlib"):
+        with pytest.raises(ConfigError, match="--mixture names the texts to learn from, and so does --sources"):
+            preset.changed([*mixture, "--sources", sources])
+    with pytest.raises(ConfigError, match=r"mixture is given, and DataConfig.store is '.*'; give one of them"):
+        preset.changed([*mixture, "--data.store", "x"])
+    with pytest.raises(ConfigError, match=r"mixture is given, and DataConfig.sources is \('txt',\); give one of them"):
+        DataConfig(mixture={"a": 1}, sources=("txt",))
+    ours = dataclasses.replace(preset, experiment=preset.changed(["--sources", "txt", "--data.store", "x"]))
+    assert ours.changed(mixture).data == preset.changed(mixture).data
+    theirs = dataclasses.replace(preset, experiment=preset.changed(mixture))
+    assert theirs.changed(["--sources", "txt"]).data == preset.changed(["--sources", "txt"]).data
+    assert theirs.changed(["--data.store", "x"]).data.mixture == {}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from xlstm_jax.machine.signals import StopRequest
-from xlstm_jax.report.curve import draw_curve
-from xlstm_jax.report.loss_plot import MOST_POINTS, _smoothed, plot_loss
+from xlstm_jax.report.curve import MOST_POINTS, curve_of, draw_curve, smoothed
+from xlstm_jax.report.loss_plot import plot_loss
 from xlstm_jax.training.listeners.terminal import LivePanel, PlainLines, duration, make_terminal
 
 
@@ -40,7 +40,7 @@ def text(display: Console) -> str:
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=50), st.integers(2, 30), st.integers(2, 8))
 def test_a_curve_has_the_size_asked_for_and_names_its_ends(values: list[float], width: int, height: int) -> None:
-    lines = draw_curve(range(1, len(values) + 1), values, width=width, height=height)
+    lines = draw_curve(list(enumerate(values, 1)), width=width, height=height)
     assert len(lines) == height + 1
     assert f"{max(values):.3f}" in lines[0]
     assert lines[height - 1].lstrip().startswith(f"{min(values):.3f}")
@@ -49,11 +49,18 @@ def test_a_curve_has_the_size_asked_for_and_names_its_ends(values: list[float], 
 
 
 def test_a_falling_curve_falls_and_gaps_are_left_out() -> None:
-    lines = draw_curve([1, 2, 3, 4], [4.0, math.nan, 2.0, 1.0], width=10, height=4)
+    records = [{"step": step, "loss": loss} for step, loss in enumerate([4.0, math.nan, 2.0, 1.0, None], 1)]
+    lines = draw_curve(curve_of(records, "loss"), width=10, height=4)
     assert lines[0].partition("┤")[2][0] != "⠀"
     assert lines[3].partition("┤")[2][-1] != "⠀"
     assert lines[0].partition("┤")[2][-1] == "⠀"
-    assert draw_curve([1], [math.inf]) == []
+    assert draw_curve([]) == smoothed([]) == []
+
+
+def test_held_out_scores_are_marks_beside_the_curve() -> None:
+    lines = draw_curve([(1, 4.0), (10, 1.0)], [(1, 4.5), (10, 1.0)], width=10, height=4)
+    assert lines[0].startswith("4.500 ┤o")
+    assert lines[3].endswith("o")
 
 
 def test_without_a_terminal_there_is_a_line_every_few_steps() -> None:
@@ -68,6 +75,17 @@ def test_without_a_terminal_there_is_a_line_every_few_steps() -> None:
     assert [int(line.split()[1].split("/")[0]) for line in lines] == [1, 20, 40, 50, 60, 80, 100]
     assert "held out 2.5000 (perplexity 12.2, 1.875 bits/byte)" in lines[3]
     assert "42% of peak" in lines[0]
+
+
+def test_a_line_tells_the_mean_speed_since_the_last_one() -> None:
+    out = console(terminal=False)
+    display = make_terminal("runs/x", 4, out)
+    display.start(0, 8, [])
+    for step in range(1, 9):
+        # Of eight tokens a step, the last of four was timed ten times too short.
+        seconds = 0.1 if step % 4 else 0.01
+        display.step(record(step, step_time=seconds, tokens_per_second=8 / seconds, flops_share=0.01 / seconds))
+    assert [line.split("  ")[3] for line in text(out).splitlines()] == ["80 tokens/s", "114 tokens/s", "103 tokens/s"]
 
 
 def test_on_a_terminal_there_is_a_panel_with_curve_and_time_left() -> None:
@@ -116,7 +134,7 @@ def test_the_picture_of_any_run_is_a_png(records: list[dict], tmp_path: Path) ->
 
 def test_the_line_in_the_picture_follows_the_loss_and_not_its_noise() -> None:
     noisy = [(step, 3 + 30 / step + (-1) ** step) for step in range(1, 1001)]
-    line = _smoothed(noisy)
+    line = smoothed(noisy)
     assert len(line) <= MOST_POINTS
     assert line[0] == noisy[0]
     far = [(step, loss - 3 - 30 / step) for step, loss in line if step > 100]

@@ -45,6 +45,8 @@ def test_a_training_is_told_in_order_and_leaves_its_report(corpus: Path, store: 
 
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert (report["step"], outcome.opened.step) == (8, 8)
+    assert report["comparison"]["model"] == report["bits_per_byte"] > 0
+    assert {"unigram", "gzip", "xz", "files"} <= set(report["comparison"])
     for part in ("step 8/8", "bits per byte on", "unigram bytes", "samples at temperature", "the run is in"):
         assert part in shown.getvalue()
 

@@ -312,3 +312,25 @@ def test_another_machine_is_announced(run: Path, trained: Trained) -> None:
     notes = [sentence for sentence in recorder.said if sentence.startswith("note:")]
     assert any("jaxlib was 0.0.1" in note for note in notes)
     assert any("999" in note for note in notes)
+
+
+def test_a_longer_schedule_says_where_the_learning_rate_goes(run: Path, trained: Trained) -> None:
+    rates = [record["lr"] for record in RunFolder(run).metrics().read()]
+    recorder = Recorder()
+    longer = with_fields(trained.experiment, "training", steps=24)
+    train(run, longer, [recorder])
+    after = [record["lr"] for record in RunFolder(run).metrics().read()][12]
+    assert after > 2 * rates[-1]
+    (note,) = [sentence for sentence in recorder.said if "learning rate" in sentence]
+    assert f"from {rates[-1]:.2e} to {after:.2e}" in note
+    again = Recorder()
+    train(run, longer, [again])
+    assert not [sentence for sentence in again.said if "learning rate" in sentence]
+
+
+def test_steps_that_are_made_cannot_be_taken_back(run: Path, trained: Trained) -> None:
+    recorder = Recorder()
+    outcome = train(run, with_fields(trained.experiment, "training", steps=5), [recorder])
+    assert not outcome.trained
+    assert RunFolder(run).read_config(Experiment).training.steps == 12
+    assert any("12 steps are made already" in sentence for sentence in recorder.said)

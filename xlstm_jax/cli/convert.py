@@ -1,4 +1,4 @@
-"""`xlstm convert`: published weights to a run, and a run to the format of Hugging Face."""
+"""`xlstm convert`: published weights to a run, and a run to a folder of such weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xlstm_jax.cli.names import find_weights, run_path
+from xlstm_jax.cli.names import RUNS, find_weights, run_path
 from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
 from xlstm_jax.files import refuse_existing
@@ -26,8 +26,9 @@ examples:
   xlstm convert ~/models/xLSTM-7b xlstm7b --dtype bfloat16     a published model -> runs/xlstm7b
   xlstm generate xlstm7b --prompt "The memory of"
   xlstm convert xlstm7b ~/models/mine --weight-mode fused      a run -> a folder that transformers loads
+  xlstm convert mixed ~/models/mixed --format native           a run of any kind -> a folder that is read here
 
-formats that are read (a run is written in one of Hugging Face's):
+formats (a run is written in that which its weights came from, else in Hugging Face's; --format names another):
 {_FORMATS}
 
 A folder of Hugging Face has config.json, model.safetensors (or shards and their index) and the tokenizer's files; in
@@ -58,6 +59,8 @@ def main(argv: Sequence[str]) -> int:
         _to_run(source, out, arguments)
     else:
         out = Path(arguments.out)
+        if out.absolute().parent == RUNS.absolute() or out.resolve().parent == RUNS.resolve():
+            raise ConfigError(f"{out} would lie among the runs, but it is to be no run: choose a place beside {RUNS}/")
         refuse_existing(out)
         _to_huggingface(source, out, arguments)
     return 0
@@ -73,10 +76,20 @@ def _to_run(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     from xlstm_jax.hub.converted import convert_to_run
     from xlstm_jax.hub.folders import open_source
     from xlstm_jax.hub.formats.base import ReadOptions
+    from xlstm_jax.runs.folder import RunFolder
+    from xlstm_jax.training.config import Experiment
 
     opened = open_source(source, format=arguments.format, config=arguments.config)
-    options = ReadOptions(arguments.dtype, arguments.context_length, arguments.recurrent_layout)
+    options = ReadOptions(
+        arguments.dtype, arguments.context_length, arguments.recurrent_layout, arguments.allow_nonfinite
+    )
     convert_to_run(opened, out, options, experiment_of, tokenizer=arguments.tokenizer, eod=arguments.eod, say=_say)
+    made = RunFolder(out).read_config(Experiment)
+    _say(
+        f"a copy to train (`xlstm train {out} --fork NAME`) takes {made.training.steps:,} steps of "
+        f"{made.training.batch_size} rows of {made.seq_len:,} tokens at a learning rate up to {made.optimizer.lr:g}, "
+        "unless it is told otherwise (--steps, --batch_size, --context_length, --lr)"
+    )
 
 
 def experiment_of(model: LanguageModelConfig, tokenizer: str) -> Experiment:
@@ -88,6 +101,7 @@ def experiment_of(model: LanguageModelConfig, tokenizer: str) -> Experiment:
 
 def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> None:
     from xlstm_jax.data.tokenizers import load_tokenizer
+    from xlstm_jax.hub.card import model_card
     from xlstm_jax.hub.folders import parse_size, write_huggingface, written_as
     from xlstm_jax.hub.kept import Kept
     from xlstm_jax.inference.run import model_config, read_params
@@ -96,8 +110,8 @@ def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> N
     shard_bytes = parse_size(arguments.shard_size)
     folder = RunFolder.open(source)
     # A model that cannot be written is refused before its weights are read.
-    config = model_config(folder)
-    written_as(config, weight_mode=arguments.weight_mode)
+    config, kept = model_config(folder), Kept.read(folder.huggingface_dir)
+    format, _ = written_as(config, kept.record, arguments.weight_mode, arguments.format)
     step, params = read_params(folder, config, arguments.step, lambda sentence: _say(f"note: {sentence}"))
     tokenizer = load_tokenizer(folder.tokenizer_dir) if folder.tokenizer_dir.is_dir() else None
     write_huggingface(
@@ -105,19 +119,23 @@ def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> N
         config,
         params,
         tokenizer,
-        Kept.read(folder.huggingface_dir),
+        kept,
+        info=folder.read_tokenizer_info(),
+        format=format,
+        readme=model_card(folder, out.name, format, config, step),
         weight_mode=arguments.weight_mode,
         dtype=arguments.dtype,
         shard_bytes=shard_bytes,
+        allow_nonfinite=arguments.allow_nonfinite,
         say=_say,
     )
-    _say(f"{out} holds the checkpoint of step {step} of {folder}, for transformers")
+    _say(f"{out} holds the checkpoint of step {step} of {folder}, as {TITLES[format]}")
 
 
 def _refuse_unused(arguments: argparse.Namespace, target: str) -> None:
     """An option that has no effect on this way is a mistake."""
     only = {
-        "run": ("format", "config", "tokenizer", "eod", "context_length", "recurrent_layout"),
+        "run": ("config", "tokenizer", "eod", "context_length", "recurrent_layout"),
         "huggingface": ("step", "weight_mode"),
     }
     other = "huggingface" if target == "run" else "run"
@@ -141,18 +159,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help="a folder with weights (or one safetensors file), or a run (NAME: runs/NAME)")
-    add("out", metavar="OUT", help="what to make: a run (NAME: runs/NAME), or a folder for transformers")
+    add("out", metavar="OUT", help="what to make: a run (NAME: runs/NAME), or a folder of weights")
     add("--to", choices=("run", "huggingface"), help="what to make (default: the one that SOURCE is not)")
     add("--dtype", choices=DTYPES, help="cast the weights (default: as they are)")
+    add("--format", metavar="NAME", help=f"of the folder: {', '.join(TITLES)} (default: as config.json tells)")
+    add("--allow-nonfinite", action="store_true", help="take weights that are NaN or infinite, with a note")
     into_run = parser.add_argument_group("to a run")
     add = into_run.add_argument
-    add("--format", metavar="NAME", help=f"{', '.join(TITLES)} (default: as config.json tells)")
     add("--config", metavar="FILE", help="the model's config (default: config.json beside the weights)")
     add("--tokenizer", metavar="PATH", help="tokenizer.json, or 'bytes' (default: tokenizer.json beside the weights)")
     add("--eod", metavar="TOKEN", help="the tokenizer's token that ends documents, where it is not evident")
     add("--context-length", type=int, metavar="N", help="tokens in a row of training to come, and in a Llama's cache")
     add("--recurrent-layout", choices=("vanilla", "cuda"), help="of the sLSTM's weights (xlstm-package)")
-    into_folder = parser.add_argument_group("to Hugging Face")
+    into_folder = parser.add_argument_group("to a folder (--to huggingface)")
     add = into_folder.add_argument
     add("--step", type=int, metavar="N", help="take the checkpoint of this step (default: the newest good one)")
     add("--weight-mode", choices=("single", "fused"), help="of xLSTM (default: as it was published, else single)")

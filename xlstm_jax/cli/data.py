@@ -24,6 +24,7 @@ PREPARE_EXAMPLES = """\
 examples:
   xlstm data prepare stdlib --out stores/stdlib --tokenizer bpe --vocab-size 4096
   xlstm data prepare books/ 'more/**/*.txt.gz' --out stores/books
+  xlstm data prepare train.txt --validation valid.txt --out stores/mine
   xlstm data prepare wiki.jsonl.gz --text-field body --tokenizer path/to/tokenizer.json --out stores/wiki
 
 A source is a file, a folder, a glob pattern, or the word `stdlib`: the sources of this Python's standard library, text
@@ -74,15 +75,18 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
 
     hints, texts = type_hints(PrepareConfig), field_texts(PrepareConfig)
     for field in dataclasses.fields(PrepareConfig):
-        kind = next(iter(typing.get_args(hints[field.name])), hints[field.name])
+        hint = hints[field.name]
+        kind = next((option for option in typing.get_args(hint) if option is not Ellipsis), hint)
         options: dict[str, Any] = {"type": kind, "metavar": field.name.rpartition("_")[2].upper()}
         if kind is bool:
             options = {"action": "store_true"}
+        elif field.name == "validation":
+            options = {"action": "extend", "nargs": "+", "metavar": "SOURCE"}
         elif typing.get_origin(kind) is tuple:
             options = {"action": "append", "metavar": "PATTERN"}
         elif field.name == "format":
             options["choices"], options["metavar"] = [AUTO, *formats()], None
-        default = "" if field.default in (None, False) else f" (default {field.default})"
+        default = "" if field.default in (None, False, ()) else f" (default {field.default})"
         text = f"{texts[field.name].replace('`', '')}{default}".replace("%", "%%")
         parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)
 
@@ -107,8 +111,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     _print_summary(store, None)
     if not store.split("validation").num_documents and fields.get("validation_fraction") != 0:
         print(
-            "note: the validation split is empty, because the sources hold only one document (or copies of one); "
-            "--separator TEXT cuts files into several",
+            "note: the validation split is empty, because the only document is too short to be cut",
             file=sys.stderr,
         )
     asked = fields.get("vocab_size", 0)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from xlstm_jax.cli.parser import Parser
-from xlstm_jax.config import ConfigError
+from xlstm_jax.config import ConfigError, near_miss
 
 if TYPE_CHECKING:
     from xlstm_jax.inference.generate import Delta
@@ -35,7 +35,10 @@ _SHOWN |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 def main(argv: Sequence[str]) -> int:
     """Run `xlstm generate ARGV`; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0], parser)}")
     # After the parser, so that --help needs no JAX.
     from xlstm_jax.inference.sampling import Sampling
 
@@ -96,7 +99,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _meant(option: str, parser: argparse.ArgumentParser) -> str:
+    """What may be meant by an option that there is not, for an error."""
+    from xlstm_jax.inference.sampling import ELSEWHERE
+
+    name = option.partition("=")[0]
+    meant = ELSEWHERE.get(name.lstrip("-").replace("-", "_"))
+    return f"; {meant}" if meant else near_miss(name, [known for known in parser._option_string_actions if known[2:]])
+
+
 def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise ConfigError("there is neither a --prompt nor a standard input to take it from")
     if sys.stdin.isatty():
         print("reading the prompt (end it with Ctrl-D):", file=sys.stderr)
     return sys.stdin.buffer.read()

@@ -9,19 +9,20 @@ ends in .py or .json is a file with one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from xlstm_jax.cli.options import apply_options
+from xlstm_jax.cli.options import apply_options, named_fields
 from xlstm_jax.config import ConfigError, from_json, near_miss
 from xlstm_jax.runs.errors import RunNotFoundError
 from xlstm_jax.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from xlstm_jax.training.config import Experiment
+    from xlstm_jax.training.config import DataConfig, Experiment
 
 RUNS, STORES = Path("runs"), Path("stores")
 
@@ -38,13 +39,61 @@ class Target:
     note: str | None = None
     """What its giver should know, where the word could have meant something else."""
 
-    def changed(self, fields: Sequence[str]) -> Experiment:
-        """The experiment with fields changed as `cli.options` reads them; a store may be given by its name."""
-        changed = apply_options(self.experiment, fields)
-        if changed.data.store is None or changed.data.store == self.experiment.data.store:
-            return changed
-        data = dataclasses.replace(changed.data, store=str(find_store(changed.data.store)))
+    def changed(self, fields: Sequence[str], say: Callable[[str], None] = lambda sentence: None) -> Experiment:
+        """The experiment with fields changed as `cli.options` reads them; a store may be given by its name, and a
+        shorter training has a shorter warm-up."""
+        named = named_fields(self.experiment, fields)
+        changed = apply_options(
+            self._with_room(named), fields, functools.partial(shorter_warm_up, self.experiment, say)
+        )
+        before, data = self.experiment.data, changed.data
+        if data.sources != before.sources and data.store == before.store and "data.store" not in named:
+            data = dataclasses.replace(data, store=None)  # that of other sources
+        if data.store is not None and data.store != before.store:
+            data = dataclasses.replace(data, store=str(find_store(data.store)))
+        if data.mixture or (data.store is not None and "data.sources" not in named):
+            _refuse_preparing(before, data)
         return dataclasses.replace(changed, data=data)
+
+    def _with_room(self, named: set[str]) -> Experiment:
+        """The experiment without the text that another takes the place of: a mixture that of sources or a store, or
+        the other way round."""
+        data, others = self.experiment.data, {"data.sources", "data.store"} & named
+        sources = type(data)().sources
+        if "data.mixture" in named:
+            if "data.sources" in named:
+                raise ConfigError("--mixture names the texts to learn from, and so does --sources; give one of them")
+            data = dataclasses.replace(data, sources=sources, store=None)
+        elif data.mixture and others:
+            data = dataclasses.replace(data, sources=sources, mixture={})
+        return dataclasses.replace(self.experiment, data=data)
+
+
+def _refuse_preparing(before: DataConfig, data: DataConfig) -> None:
+    """Refuse other values of what says how a text becomes a store, where stores are given that are made."""
+    from xlstm_jax.data.prepare import PrepareConfig
+
+    names = [field.name for field in dataclasses.fields(PrepareConfig) if field.name != "tokenizer"]
+    if idle := [name for name in names if getattr(before, name) != getattr(data, name)]:
+        raise ConfigError(
+            f"--data.{idle[0]} says how a text becomes a token store, but the one to learn from is made already; "
+            "`xlstm data prepare` takes it, or give --sources"
+        )
+
+
+def shorter_warm_up(
+    experiment: Experiment, say: Callable[[str], None], value: Callable[[str], Any], given: set[str]
+) -> dict[str, Any]:
+    """Warm-up and cool-down in the share of the steps that they had, where fewer steps alone were asked for."""
+    names = ("optimizer.warmup_steps", "optimizer.cooldown_steps")
+    asked, usual = value("training.steps"), experiment.training.steps
+    if "training.steps" not in given or given & set(names) or not 0 < asked < sum(map(value, names)):
+        return {}
+    shorter = {name: value(name) * asked // usual for name in names}
+    for name, steps in shorter.items():
+        if steps != value(name):
+            say(f"note: {name} is {steps} of {asked} steps, since it is {value(name)} of {usual}")
+    return shorter
 
 
 def is_name(word: str) -> bool:
@@ -72,6 +121,8 @@ def find_run(word: str) -> Path:
     """
     if (run := existing_run(word)) is not None:
         return run
+    if RunFolder(word).published:
+        RunFolder.open(word)  # which tells what to do with it
     try:
         return RunFolder.open(run_path(word)).path
     except RunNotFoundError as error:
@@ -127,7 +178,7 @@ def find_experiment(word: str) -> Target:
         return Target(RunFolder(run).read_config(Experiment), str(run), run)
     if (preset := find_preset(word)) is not None:
         return Target(get_preset(preset), preset)
-    if not is_name(word):
+    if not is_name(word) or RunFolder(word).published:
         RunFolder.open(word)  # which tells what is wrong
     raise ConfigError(
         f"{word!r} is neither a preset{near_miss(word, preset_names())} nor a run{_near_run(word)}; presets are "

@@ -16,7 +16,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,22 +27,42 @@ T = TypeVar("T")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][\w.-]*)=(.*)", re.DOTALL)
 
 
-def apply_options(config: T, words: Sequence[str]) -> T:
+Follow = Callable[[Callable[[str], Any], set[str]], dict[str, Any]]
+"""From a function that gives the value at a path, and the paths that were given, to values of other fields."""
+
+
+def apply_options(config: T, words: Sequence[str], follow: Follow | None = None) -> T:
     """A copy of a config with the given fields changed, one after the other.
 
     Args:
         config: a dataclass; its values are the defaults.
         words: any of `PATH=VALUE`, `--PATH VALUE`, `--PATH=VALUE` and `--set PATH=VALUE`.
+        follow: what follows from them for fields that were not given.
 
     Raises:
         ConfigError: for a field that is not there (with the near miss) or a value that does not fit.
     """
-    tree, rest = _Tree.of(config), list(words)
+    tree, rest, given = _Tree.of(config), list(words), set()
+    while rest:
+        path, value = _next_field(tree, rest)
+        tree.set(path, value)
+        given.add(path)
+    if follow is not None:
+        for path, value in follow(tree.get, given).items():
+            holder, name = tree.holder(path)
+            holder.values[name] = value
+    # Only now, so that fields may be changed that fit together in the end alone.
+    return tree.build()
+
+
+def named_fields(config: Any, words: Sequence[str]) -> set[str]:
+    """The paths of the fields that words for `apply_options` change."""
+    tree, rest, paths = _Tree.of(config), list(words), set()
     while rest:
         path, given = _next_field(tree, rest)
         tree.set(path, given)
-    # Only now, so that fields may be changed that fit together in the end alone.
-    return tree.build()
+        paths.add(path)
+    return paths
 
 
 def field_paths(config: Any) -> list[str]:
@@ -108,6 +128,11 @@ class _Tree:
         for parent in parents:
             inner = inner.values[parent] if isinstance(inner, _Tree) else inner[parent]
         return inner, name
+
+    def get(self, path: str) -> Any:
+        """The value at a path."""
+        holder, name = self.holder(path)
+        return holder.values[name] if isinstance(holder, _Tree) else holder[name]
 
     def hint(self, path: str) -> Any:
         """The annotation of the field at a path, without bounds."""

@@ -97,7 +97,7 @@ def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment
     experiment, path = target.experiment, target.run or run_path(call.run or target.name)
     if target.note is not None and existing_run(word) != path:
         print(f"note: {target.note}", file=sys.stderr)
-    changed = target.changed(call.fields)
+    changed = target.changed(call.fields, lambda sentence: print(sentence, file=sys.stderr))
     store = changed.data.store
     if store and store != experiment.data.store and changed.data.sources == experiment.data.sources:
         # Who names a store means that text: if it is missing, that of the preset or run must not take its place.
@@ -112,8 +112,13 @@ def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment
 
 def _train(path: Path, experiment: Experiment) -> int:
     from xlstm_jax.training.loop import train
+    from xlstm_jax.training.open_run import is_finished
 
     try:
+        if is_finished(RunFolder(path), experiment):
+            steps = experiment.training.steps
+            print(f"{path} is finished: it has made its {steps} steps (more: --training.steps N)")
+            return 0
         return train(path, experiment).exit_code
     except ConfigChangedError as error:
         raise ConfigError(str(error)) from error

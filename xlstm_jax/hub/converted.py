@@ -15,7 +15,7 @@ from xlstm_jax.hub.errors import WeightsError
 from xlstm_jax.hub.folders import Say, Source
 from xlstm_jax.hub.formats.base import ReadOptions, Weights
 from xlstm_jax.hub.kept import Kept, carried_files
-from xlstm_jax.hub.tokenizers import bos_token, read_tokenizer
+from xlstm_jax.hub.tokenizers import bos_token, end_ids, read_tokenizer
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.runs.folder import RunFolder, TokenizerInfo, with_config
 from xlstm_jax.runs.storage import bytes_needed
@@ -54,12 +54,17 @@ def convert_to_run(
     found, notes, lacks = _tokenizer_of(source, tokenizer, eod)
     for note in notes:
         say(f"note: {note}")
+    for note in source.notes:
+        say(f"note: {note}")
     weights = source.read(options)
     for note in weights.notes:
         say(f"note: {note}")
     own, info = tokenizer is None, None
-    if found is not None and own:
-        info = TokenizerInfo(bos_token(source.folder, source.document, found))
+    if found is not None:
+        ends, ignored = end_ids(source.folder, source.document, found, weights.config.vocab_size)
+        for note in ignored:
+            say(f"note: {note}")
+        info = TokenizerInfo(bos_token(source.folder, source.document, found) if own else None, ends)
     files = carried_files(source.folder, tokenizer=own)
     if found is None and (source.folder / TOKENIZER_FILE).is_file():
         files[TOKENIZER_FILE] = (source.folder / TOKENIZER_FILE).read_bytes()

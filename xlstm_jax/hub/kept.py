@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xlstm_jax.config import from_json, to_json
 from xlstm_jax.data.tokenizers import TOKENIZER_FILE
@@ -32,6 +32,8 @@ class Record:
     format: str | None = None
     weight_mode: str | None = None
     """Of the format xlstm: "single" or "fused"."""
+    recurrent_layout: Literal["vanilla", "cuda"] | None = None
+    """Of the sLSTM, in the format xlstm-package."""
     stored_head: bool = False
     """Whether there was a tensor for the head, which may be tied."""
 

@@ -130,6 +130,8 @@ def params_from_tensors(
     convert: Callable[[np.ndarray], Any] = np.ascontiguousarray,
     *,
     floats: Mapping[str, np.dtype] = FLOATS,
+    cast: bool = False,
+    not_finite: list[str] | None = None,
     problems: Iterable[str] = (),
     called: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -141,15 +143,18 @@ def params_from_tensors(
         tensors: theirs; arrays, or what has a shape and a dtype and becomes one by `np.asarray`.
         convert: what is done with each parameter before the next tensor is read.
         floats: the dtypes that theirs may have.
+        cast: theirs may have any dtype of floating-point numbers, because `convert` casts.
+        not_finite: gets a sentence on each tensor with values that are NaN or infinite; without it they are refused.
         problems: what else is wrong, to be told with the rest.
         called: what to call a tensor for the user, where that is not its name.
 
     Raises:
         WeightsError: naming every tensor that is missing, surplus, mis-shaped or of a dtype that cannot be used, and
-            every parameter that no tensor holds.
+            every parameter that no tensor holds; or every tensor whose values are not finite.
     """
     shapes, called = block_shapes(config), called or {}
     problems = list(problems)
+    dtypes: dict[np.dtype, list[str]] = {}
     entries = _of_model(entries, shapes, problems)
     for entry in entries:
         wanted, name = entry.shape(shapes), called.get(entry.name, entry.name)
@@ -159,19 +164,55 @@ def params_from_tensors(
         shape, dtype = tuple(tensors[entry.name].shape), np.dtype(tensors[entry.name].dtype)
         if shape != wanted:
             problems.append(f"mis-shaped: {name} is {shape}, but the config asks for {wanted}")
-        if dtype not in floats.values():
-            problems.append(f"wrong dtype: {name} is {dtype}, but parameters are one of {', '.join(floats)}")
+        if dtype not in floats.values() and not (cast and jnp.issubdtype(dtype, jnp.floating)):
+            dtypes.setdefault(dtype, []).append(name)
+    problems += [_wrong_dtype(dtype, names, floats) for dtype, names in dtypes.items()]
     surplus = {called.get(name, name) for name in set(tensors) - {entry.name for entry in entries}}
     problems += [f"surplus: {name}, which no part of the model takes" for name in sorted(surplus)]
     refuse("the weights do not fit the model, nothing was loaded", problems)
 
     tree: dict[str, Any] = {}
+    broken: dict[str, int] = {}
     for entry in entries:
         values = np.asarray(tensors[entry.name])
         ends = np.cumsum([part.form.shape(shapes[part.path])[entry.axis] for part in entry.parts])
         for part, value in zip(entry.parts, np.split(values, ends[:-1], entry.axis), strict=True):
-            _put(tree, part.path, convert(part.form.to_ours(value, shapes[part.path])))
+            ours = convert(part.form.to_ours(value, shapes[part.path]))
+            if count := count_not_finite(np.asarray(ours)):
+                name = called.get(entry.name, entry.name)
+                broken[name] = broken.get(name, 0) + count
+            _put(tree, part.path, ours)
+    sentences = [not_finite_values(name, count) for name, count in broken.items()]
+    if not_finite is None:
+        refuse(NOT_FINITE, sentences)
+    else:
+        not_finite += sentences
     return to_runs(tree, spans(config))
+
+
+NOT_FINITE = "the weights are damaged, or out of the range of the dtype that was asked for"
+_CHUNK = 1 << 20
+
+
+def count_not_finite(values: np.ndarray) -> int:
+    """How many values of a contiguous array are NaN or infinite; it takes little memory."""
+    flat = values.reshape(-1)
+    return sum(
+        int(np.count_nonzero(~np.isfinite(flat[start : start + _CHUNK]))) for start in range(0, flat.size, _CHUNK)
+    )
+
+
+def not_finite_values(name: str, count: int) -> str:
+    """A sentence on a tensor."""
+    return f"{name} holds {count} {'value' if count == 1 else 'values'} of NaN or infinity"
+
+
+def _wrong_dtype(dtype: np.dtype, names: list[str], floats: Mapping[str, np.dtype]) -> str:
+    which = f"{names[0]} is" if len(names) == 1 else f"{len(names)} tensors are"
+    first = f" (first {names[0]})" if len(names) > 1 else ""
+    told = f"wrong dtype: {which} {dtype}{first}, but parameters are one of {', '.join(floats)}"
+    cast = "--dtype casts" if jnp.issubdtype(dtype, jnp.floating) else "quantised weights are not read"
+    return f"{told}; {cast}"
 
 
 def tensors_from_params(
@@ -203,7 +244,7 @@ def tensors_from_params(
             leaf, place = leaves[path]
             parts.append(form.to_theirs(np.asarray(leaf if place is None else leaf[place])))
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts, entry.axis)
-        return whole.astype(dtype, copy=False)
+        return _cast(whole, dtype)
 
     tensors = {}
     for entry in entries:
@@ -222,10 +263,16 @@ def on_device(dtype: str | None = None) -> Callable[[np.ndarray], jax.Array]:
     """
 
     def convert(value: np.ndarray) -> jax.Array:
-        value = value if dtype is None else value.astype(FLOATS[dtype], copy=False)
+        value = value if dtype is None else _cast(value, FLOATS[dtype])
         return jax.block_until_ready(jax.device_put(np.ascontiguousarray(value), may_alias=True))
 
     return convert
+
+
+def _cast(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """What is out of range becomes infinite, and is looked for by `count_not_finite`."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return value.astype(dtype, copy=False)
 
 
 def _of_model(entries: Iterable[Entry], shapes: Mapping[str, Shape], problems: list[str]) -> list[Entry]:

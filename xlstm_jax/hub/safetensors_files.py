@@ -19,7 +19,9 @@ import numpy as np
 
 from xlstm_jax.hub.errors import WeightsError, refuse
 
-INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_NAME = "adapter_model.safetensors"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 SHARD_BYTES = 5_000_000_000
 """Values in one shard, at most; a larger tensor has a shard of its own."""
 
@@ -85,10 +87,14 @@ class StoredTensor:
         return values.view(self.dtype).reshape(self.shape)
 
 
-def open_tensors(path: str | Path) -> dict[str, StoredTensor]:
+def open_tensors(path: str | Path, notes: list[str] | None = None) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file, or of a folder with one file or with shards and their index.
 
-    Only headers are read.
+    Only headers are read. What is read is what the index names, else `model.safetensors`, else the one file that there
+    is; other files with weights are left alone.
+
+    Args:
+        notes: gets a sentence on such files.
 
     Raises:
         WeightsError: if a file is missing, damaged or cut off, or the shards are not those of the index; it names all
@@ -99,25 +105,48 @@ def open_tensors(path: str | Path) -> dict[str, StoredTensor]:
         return _read_headers([path], f"{path} cannot be used")
     if not path.is_dir():
         raise WeightsError(f"there is no file or folder {path}")
-    files = sorted(path.glob("*.safetensors"))
-    indices = sorted(path.glob("*.safetensors.index.json"))
-    if len(indices) > 1:
-        raise WeightsError(f"{path} has several indices ({', '.join(i.name for i in indices)}); which one holds?")
-    if indices:
-        return _read_shards(indices[0], files)
+    files, pickled = sorted(path.glob("*.safetensors")), sorted(p for p in path.iterdir() if p.suffix in _PICKLED)
+    index = _index(path)
+    if index is not None:
+        tensors = _read_shards(index)
+        read, why = {tensor.path for tensor in tensors.values()}, f"{index.name} names those that are"
+    else:
+        file = _single_file(path, files, pickled)
+        tensors = _read_headers([file], f"{path} cannot be used")
+        read, why = {file}, f"{file.name} is"
+    weights = [file for file in pickled if file.name.startswith(("pytorch_model", "consolidated"))]
+    others = [file.name for file in (*files, *weights) if file not in read]
+    if notes is not None and others:
+        notes.append(f"not read: {', '.join(others[:3])}{_and_more(others[2:])} ({why})")
+    return tensors
+
+
+def _index(folder: Path) -> Path | None:
+    found, usual = sorted(folder.glob("*.safetensors.index.json")), folder / INDEX_NAME
+    if len(found) > 1 and usual not in found:
+        raise WeightsError(f"{folder} has several indices ({', '.join(i.name for i in found)}); which one holds?")
+    return usual if usual in found else next(iter(found), None)
+
+
+def _single_file(folder: Path, files: list[Path], pickled: list[Path]) -> Path:
+    """The file with all tensors, in a folder without an index."""
     if not files:
-        pickled = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        hint = f" ({pickled[0]} can hold any program and is not read: save it as safetensors)" if pickled else ""
-        raise WeightsError(f"{path} has no *.safetensors file{hint}")
-    if len(files) > 1:
+        hint = f" ({pickled[0].name} can hold any program and is not read: save it as safetensors)" if pickled else ""
+        raise WeightsError(f"{folder} has no *.safetensors file{hint}")
+    if folder / SINGLE_NAME in files:
+        return folder / SINGLE_NAME
+    own = [file for file in files if file.name != ADAPTER_NAME]
+    if not own:
+        raise WeightsError(f"{folder} holds an adapter ({ADAPTER_NAME}), not a model: merge it into its model first")
+    if len(own) > 1:
         raise WeightsError(
-            f"{path} has {len(files)} *.safetensors files ({files[0].name}, {files[1].name}, ...), but no {INDEX_NAME} "
+            f"{folder} has {len(own)} *.safetensors files ({own[0].name}, {own[1].name}, ...), but no {INDEX_NAME} "
             "that says which belong together"
         )
-    return _read_headers(files, f"{path} cannot be used")
+    return own[0]
 
 
-def _read_shards(index: Path, files: list[Path]) -> dict[str, StoredTensor]:
+def _read_shards(index: Path) -> dict[str, StoredTensor]:
     what = f"{index.parent} cannot be used"
     content, problems = _json_object(_bytes(index), index, "it")
     refuse(what, problems)
@@ -133,7 +162,6 @@ def _read_shards(index: Path, files: list[Path]) -> dict[str, StoredTensor]:
         elif not (index.parent / shard).is_file():
             names = [name for name, file in weight_map.items() if file == shard]
             problems.append(f"{shard} is missing, which {index.name} names for {names[0]!r}{_and_more(names)}")
-    problems += [f"{file.name} is not named in {index.name}" for file in files if file.name not in shards]
     refuse(what, problems)
     tensors = _read_headers([index.parent / shard for shard in shards], what)
     for name, shard in weight_map.items():
@@ -284,10 +312,18 @@ class NewTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, NewTensor], shard_bytes: int = SHARD_BYTES) -> list[Path]:
+def write_tensors(
+    folder: Path,
+    tensors: Mapping[str, NewTensor],
+    shard_bytes: int = SHARD_BYTES,
+    look: Callable[[str, np.ndarray], None] = lambda name, values: None,
+) -> list[Path]:
     """Write `model.safetensors`, or shards of at most `shard_bytes` of values and their index, into a folder.
 
     One tensor is in memory at a time. The files come into being one after the other; see `files.appearing_folder`.
+
+    Args:
+        look: gets each tensor's name and values on the way.
 
     Raises:
         WeightsError: for a dtype that such files cannot hold, or values that are not as announced.
@@ -307,10 +343,10 @@ def write_tensors(folder: Path, tensors: Mapping[str, NewTensor], shard_bytes: i
         shards[-1][name] = tensor
         size += tensor.nbytes
     if len(shards) == 1:
-        return [_write_file(folder / "model.safetensors", shards[0])]
+        return [_write_file(folder / SINGLE_NAME, shards[0], look)]
     paths = [folder / f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     for path, shard in zip(paths, shards, strict=True):
-        _write_file(path, shard)
+        _write_file(path, shard, look)
     index = {
         "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
         "weight_map": {name: path.name for path, shard in zip(paths, shards, strict=True) for name in sorted(shard)},
@@ -319,7 +355,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, NewTensor], shard_bytes: i
     return [*paths, folder / INDEX_NAME]
 
 
-def _write_file(path: Path, tensors: Mapping[str, NewTensor]) -> Path:
+def _write_file(path: Path, tensors: Mapping[str, NewTensor], look: Callable[[str, np.ndarray], None]) -> Path:
     # Wide values first, so that all are aligned; readers that map the file count on it.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -344,6 +380,8 @@ def _write_file(path: Path, tensors: Mapping[str, NewTensor]) -> Path:
                     f"{name} should have been {tensor.dtype}{list(tensor.shape)}, but its values are "
                     f"{values.dtype}{list(values.shape)}"
                 )
-            file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+            values = np.ascontiguousarray(values)
+            look(name, values)
+            file.write(values.reshape(-1).view(np.uint8).data)
             del values
     return path

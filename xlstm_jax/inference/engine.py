@@ -20,6 +20,8 @@ from xlstm_jax.inference.sampling import Draw, choose
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.scoring.chunks import chunks, power_of_two
 
+NOT_FINITE = -1
+"""Stands for a token where there are no logits to choose one by."""
 SMALLEST_ROOM = 64
 """Tokens a row that a state has room for at least, where it has to be made as large as the text will be."""
 MAX_STEPS = 32
@@ -40,18 +42,22 @@ class Engine:
     """Prefill and decoding of one model.
 
     Args:
-        eod_id: the token that ends a row.
-        usable: tokens from this id on never come; a model may have more than its tokenizer.
+        eod_id: a token that ends a row, and fills it from there on.
+        usable: tokens from this id on never come, but for `stop_ids`; a model may have more than its tokenizer.
         bos_id: the token that opens a prompt; the EOD if None.
+        stop_ids: the other tokens that end a row.
     """
 
-    def __init__(self, model: LanguageModel, eod_id: int, usable: int, bos_id: int | None = None) -> None:
+    def __init__(
+        self, model: LanguageModel, eod_id: int, usable: int, bos_id: int | None = None, stop_ids: Sequence[int] = ()
+    ) -> None:
         self.model, self.eod_id = model, eod_id
+        self.end_ids = frozenset({eod_id, *stop_ids})
         self.bos_id = eod_id if bos_id is None else bos_id
         self._start = jax.jit(partial(_start, model), static_argnums=(0, 1))
         self._prefill = jax.jit(partial(_prefill, model), donate_argnums=1)
         self._restrict = jax.jit(_restrict, donate_argnums=0)
-        self._decode = jax.jit(partial(_decode, model, eod_id, usable), donate_argnums=1)
+        self._decode = jax.jit(partial(_decode, model, eod_id, tuple(sorted(self.end_ids)), usable), donate_argnums=1)
 
     def prefill(
         self, params: Any, prompts: Sequence[Int32[np.ndarray, " tokens"]], new_tokens: int = MAX_STEPS
@@ -95,7 +101,8 @@ class Engine:
         """Make up to `steps` tokens in each row that is not done, fewer only if all rows end.
 
         Returns:
-            (carry, tokens); EOD fills a row from where it ends.
+            (carry, tokens); EOD fills a row from where it ends. A row whose logits are NaN or infinite ends with
+            `NOT_FINITE`.
 
         Raises:
             ValueError: for a number of steps out of its range, or more of them than the state has room for.
@@ -158,6 +165,7 @@ def _restrict(carry: Carry, allowed: Bool[Array, "batch vocab"]) -> Carry:
 def _decode(
     model: LanguageModel,
     eod_id: int,
+    end_ids: tuple[int, ...],
     usable: int,
     params: Any,
     carry: Carry,
@@ -165,7 +173,8 @@ def _decode(
     done: Bool[Array, " batch"],
     steps: Int[Array, ""],
 ) -> tuple[Carry, Int[Array, "steps batch"]]:
-    allowed = jnp.arange(carry.logits.shape[1]) < usable
+    tokens, ends = jnp.arange(carry.logits.shape[1]), jnp.array(end_ids)
+    allowed = (tokens < usable) | jnp.isin(tokens, ends)
     made = jnp.full((MAX_STEPS, carry.logits.shape[0]), eod_id, jnp.int32)
 
     def unfinished(loop: tuple) -> Array:
@@ -174,12 +183,15 @@ def _decode(
 
     def step(loop: tuple) -> tuple:
         number, carry, done, made = loop
-        token = choose(jnp.where(allowed, carry.logits, -jnp.inf), draw, carry.position)
-        token = jnp.where(done, eod_id, token)
+        logits = jnp.where(allowed, carry.logits, -jnp.inf)
+        # Of NaN, of infinity, and where nothing is left to choose from, the maximum is not finite.
+        broken = ~done & ~jnp.isfinite(jnp.max(logits, axis=1))
+        token = jnp.where(done | broken, eod_id, choose(logits, draw, carry.position))
         # Rows that are done go on with EODs: nobody looks at them, and one program serves all.
         logits, state = model.apply({"params": params}, token[:, None], state=carry.state, return_state=True)
         after = Carry(state, logits[:, 0], carry.position + 1)
-        return number + 1, after, done | (token == eod_id), made.at[number].set(token)
+        token = jnp.where(broken, NOT_FINITE, token)
+        return number + 1, after, done | broken | jnp.isin(token, ends), made.at[number].set(token)
 
     _, carry, _, made = lax.while_loop(unfinished, step, (jnp.int32(0), carry, done, made))
     return carry, made

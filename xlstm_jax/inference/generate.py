@@ -13,10 +13,11 @@ from jaxtyping import Bool, Int32
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.tokenizers import Tokenizer
-from xlstm_jax.inference.engine import MAX_STEPS, Engine
+from xlstm_jax.inference.engine import MAX_STEPS, NOT_FINITE, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.inference.text import TextStream
 from xlstm_jax.models.language_model import LanguageModel
+from xlstm_jax.scoring.finite import not_finite
 
 Prompt = str | bytes
 Finish = Literal["end", "stop", "length"]
@@ -36,7 +37,7 @@ class Delta:
     finish: Finish | None = None
     """Set in a row's last delta: the model ended the document, a stop string came, or `max_tokens` were made."""
     tokens: int = 0
-    """Tokens of the row so far, without EOD."""
+    """Tokens of the row so far, without the one that ends it."""
 
 
 class Generator:
@@ -45,11 +46,20 @@ class Generator:
     Args:
         tokenizer: the one that the model was trained with.
         bos_id: the token that opens a document; the tokenizer's EOD if None.
+        stop_ids: tokens that end a text, as the EOD does.
     """
 
-    def __init__(self, model: LanguageModel, params: Any, tokenizer: Tokenizer, bos_id: int | None = None) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        params: Any,
+        tokenizer: Tokenizer,
+        bos_id: int | None = None,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
         self.params, self.tokenizer = params, tokenizer
-        self.engine = Engine(model, tokenizer.eod_id, tokenizer.vocab_size, bos_id)
+        self.engine = Engine(model, tokenizer.eod_id, tokenizer.vocab_size, bos_id, stop_ids)
+        self._ends = frozenset({tokenizer.eod_id, *stop_ids})
 
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int] | None = None
@@ -69,12 +79,14 @@ class Generator:
 
         Raises:
             ConfigError: if `streams` does not fit the prompts.
+            NotFiniteError: if the model's logits are NaN or infinite.
         """
-        streams = range(len(prompts)) if streams is None else streams
-        if len(streams) != len(prompts) or not all(0 <= stream < 2**32 for stream in streams):
+        numbers = np.arange(len(prompts)) if streams is None else np.asarray(streams, None if len(streams) else int)
+        whole = numbers.dtype.kind in "iu" and numbers.shape == (len(prompts),)
+        if not whole or not ((numbers >= 0) & (numbers < 2**32)).all():
             raise ConfigError(f"streams is {streams!r}, but must be {len(prompts)} whole numbers >= 0 and < 2**32")
         if prompts:
-            yield from self._stream(prompts, sampling, streams)
+            yield from self._stream(prompts, sampling, numbers.tolist())
 
     def _stream(self, prompts: Sequence[Prompt], sampling: Sampling, streams: Sequence[int]) -> Iterator[Delta]:
         encoded = [self.tokenizer.encode_array(prompt) for prompt in prompts]
@@ -86,16 +98,20 @@ class Generator:
             carry = self.engine.restrict(carry, np.stack([self._beginning_with(end) for end in ends]))
         draw = draws(sampling, [*streams, *[0] * (batch - len(prompts))])
         done = np.arange(batch) >= len(prompts)
-        texts = [_Row(row, self.tokenizer, sampling, len(end)) for row, end in enumerate(ends)]
+        texts = [_Row(row, self.tokenizer, self._ends, sampling, len(end)) for row, end in enumerate(ends)]
         made, steps = 0, 1
         while made < sampling.max_tokens:
             steps = min(steps, sampling.max_tokens - made)
             start = time.perf_counter()
             carry, tokens = self.engine.decode(self.params, carry, draw, done, steps)
             each = (time.perf_counter() - start) / steps
-            made, steps = made + steps, int(np.clip(BLOCK_SECONDS / each, 1, MAX_STEPS))
+            before, made, steps = made, made + steps, int(np.clip(BLOCK_SECONDS / each, 1, MAX_STEPS))
             for row in np.flatnonzero(~done).tolist():
-                delta = texts[row].take(tokens[:, row].tolist())
+                made_here = tokens[:, row].tolist()
+                if NOT_FINITE in made_here:
+                    at = before + made_here.index(NOT_FINITE)
+                    raise not_finite(self.params, f"the logits of row {row} after {at} tokens")
+                delta = texts[row].take(made_here)
                 done[row] = delta.finish is not None
                 if delta.text or delta.finish:
                     yield delta
@@ -129,17 +145,17 @@ class Generator:
 class _Row:
     """From the tokens of one row to its text; `known` bytes of the first token are the prompt's."""
 
-    def __init__(self, row: int, tokenizer: Tokenizer, sampling: Sampling, known: int) -> None:
+    def __init__(self, row: int, tokenizer: Tokenizer, ends: frozenset[int], sampling: Sampling, known: int) -> None:
         self._known = known
-        self._row, self._tokenizer = row, tokenizer
-        self._stream = TextStream(sampling.stop)
+        self._row, self._tokenizer, self._ends = row, tokenizer, ends
+        self._stream = TextStream(sampling.stop or ())
         self._tokens = 0
 
     def take(self, tokens: Sequence[int]) -> Delta:
         """The text of more tokens, with the end of the row if it is among them."""
         shown: list[str] = []
         for token in tokens:
-            if token == self._tokenizer.eod_id:
+            if token in self._ends:
                 return self._delta("".join(shown) + self._stream.close(), "end")
             self._tokens += 1
             data = self._tokenizer.token_bytes(token)
@@ -165,7 +181,7 @@ def generate_text(
 
     Who generates more than once keeps a `Generator`, which keeps what it compiled.
     """
-    return Generator(model, params, tokenizer).generate(checked_prompts(prompts), Sampling(**settings))
+    return Generator(model, params, tokenizer).generate(checked_prompts(prompts), Sampling.of(**settings))
 
 
 def checked_prompts(prompts: Sequence[object]) -> Sequence[Prompt]:

@@ -15,7 +15,7 @@ from xlstm_jax.inference.generate import Generator, Prompt, checked_prompts
 from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model, param_shapes
 from xlstm_jax.runs.errors import DamagedRunError
-from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.runs.folder import RunFolder, TokenizerInfo
 from xlstm_jax.scoring.score import Score, Scorer
 from xlstm_jax.scoring.text import score_document
 
@@ -43,11 +43,11 @@ class Run:
         model: LanguageModel,
         params: Any,
         tokenizer: Tokenizer | None,
-        bos_id: int | None = None,
+        info: TokenizerInfo | None = None,
     ) -> None:
         self.path, self.step = path, step
         self.model, self.params = model, params
-        self._tokenizer, self._bos_id = tokenizer, bos_id
+        self._tokenizer, self._info = tokenizer, info or TokenizerInfo()
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, step={self.step}, parameters={self.model.param_count:,})"
@@ -67,7 +67,7 @@ class Run:
 
     @functools.cached_property
     def generator(self) -> Generator:
-        return Generator(self.model, self.params, self.tokenizer, self._bos_id)
+        return Generator(self.model, self.params, self.tokenizer, self._info.bos_id, self._info.stop_ids)
 
     @overload
     def generate(self, prompt: Prompt = ..., settings: Sampling | None = ..., **more: Any) -> str: ...
@@ -89,7 +89,8 @@ class Run:
             streams: see `Generator.stream`.
 
         Raises:
-            ConfigError: for a setting out of its range, or a prompt that is no text.
+            ConfigError: for a setting that there is not or that is out of its range, or a prompt that is no text.
+            NotFiniteError: if the model's logits are NaN or infinite.
         """
         several = isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes))
         prompts = checked_prompts(prompt if several else [prompt])
@@ -102,10 +103,14 @@ class Run:
         return (delta.text for delta in deltas if delta.text)
 
     def score(self, text: Prompt) -> Score:
-        """How well the model predicts a text, as a document of its own: nats, perplexity, bits per byte."""
+        """How well the model predicts a text, as a document of its own: nats, perplexity, bits per byte.
+
+        Raises:
+            NotFiniteError: if the model's logits are NaN or infinite.
+        """
         (text,) = checked_prompts([text])
         eod = self.tokenizer.eod_id
-        bos = eod if self._bos_id is None else self._bos_id
+        bos = eod if self._info.bos_id is None else self._info.bos_id
         document = np.concatenate([[bos], self.tokenizer.encode_array(text), [eod]]).astype(np.int32)
         return score_document(self._scorer, self.params, document, len(as_bytes(text)))
 
@@ -131,7 +136,7 @@ def load(path: str | Path, step: int | None = None, say: Callable[[str], None] |
     config = model_config(folder)
     tokenizer = _tokenizer(folder, config)
     found, params = read_params(folder, config, step, say)
-    return Run(folder.path, found, build_model(config), params, tokenizer, folder.read_tokenizer_info().bos_id)
+    return Run(folder.path, found, build_model(config), params, tokenizer, folder.read_tokenizer_info())
 
 
 def read_params(
@@ -149,7 +154,9 @@ def read_params(
 
 def _settings(settings: Sampling | None, fields: dict[str, Any]) -> Sampling:
     if settings is None:
-        return Sampling(**fields)
+        return Sampling.of(**fields)
+    if not isinstance(settings, Sampling):
+        raise ConfigError(f"settings is {settings!r}, but must be a Sampling (or give its fields by name)")
     if fields:
         raise ConfigError(f"settings are given, so {', '.join(fields)} cannot be given beside them")
     return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,33 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from xlstm_jax.config import Above, AtLeast, AtMost, Below, Config, ConfigError, NonNegativeFloat, NonNegativeInt
+from xlstm_jax.config import (
+    Above,
+    AtLeast,
+    AtMost,
+    Below,
+    Config,
+    ConfigError,
+    NonNegativeFloat,
+    NonNegativeInt,
+    near_miss,
+    public_fields,
+)
+
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("max_new_tokens", "max_length", "max_gen_toks", "n_tokens"), "max_tokens is how many come at most"
+    ),
+    **dict.fromkeys(("stop_strings", "stop_sequences", "until"), "stop is the texts that end a row"),
+    **dict.fromkeys(("do_sample", "greedy"), "temperature=0 takes the most likely token always"),
+    **dict.fromkeys(("num_return_sequences", "n", "num_samples"), "give a list with the prompt as often as wanted"),
+    **dict.fromkeys(("eos_token_id", "stop_token_ids"), "a run knows its end tokens"),
+    **dict.fromkeys(
+        ("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "num_beams", "min_p"),
+        "tokens are drawn by the model's own probabilities, cut by top_k and top_p alone",
+    ),
+}
+"""Settings of other packages, and what is said of them."""
 
 _INFINITY_BITS = 0x7F800000
 _COLDEST = 1e-30  # a smaller temperature would be flushed to zero, and 0 / 0 is NaN
@@ -36,14 +62,31 @@ class Sampling(Config):
     """Choose among the fewest most likely tokens whose probabilities, after temperature and top-k, sum to this."""
     seed: Annotated[int, AtLeast(0), Below(2**32)] = 0
     """Fixes all random choices."""
-    stop: Sequence[str] = ()
-    """Texts that end a row; they are not part of what comes out."""
+    stop: Sequence[str] | None = ()
+    """Texts that end a row; they are not part of what comes out. None for none."""
     heal: bool = True
     """Let the first new token replace the prompt's last one, if it begins with its bytes. Else "def " would be followed
     by what follows a lone space, which a tokenizer with words like " name" all but never has inside a text."""
 
+    @classmethod
+    def of(cls, **fields: Any) -> Sampling:
+        """The settings of these names.
+
+        Raises:
+            ConfigError: for a name that there is not, and a value out of its range.
+        """
+        known = [f.name for f in public_fields(cls)]
+        for name in fields:
+            if name not in known:
+                meant = ELSEWHERE.get(name)
+                hint = f" ({meant})" if meant else near_miss(name, known)
+                raise ConfigError(f"there is no setting {name!r} of generation{hint}; settings are {', '.join(known)}")
+        return cls(**fields)
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.stop is None:
+            object.__setattr__(self, "stop", ())
         if isinstance(self.stop, bytes) or not isinstance(self.stop, Sequence):
             raise ConfigError(f"Sampling.stop is {self.stop!r}, but must be a text or a list of texts")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)

@@ -122,6 +122,28 @@ class _Lines:
         self._console.print(f"{bar}{share}", soft_wrap=True, markup=False)
 
 
+@contextlib.contextmanager
+def clock(title: str, console: Console | None = None, *, terminal_only: bool = False) -> Iterator[None]:
+    """Say what is being done while nobody can tell how long it takes: with a clock on a terminal, as a line elsewhere.
+
+    Args:
+        console: standard error if None.
+        terminal_only: say nothing where there is no terminal.
+    """
+    console = console or make_console(stderr=True)
+    if console.is_terminal:
+        from rich import progress
+
+        columns = (progress.SpinnerColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
+        with progress.Progress(*columns, console=console, transient=True) as shown:
+            shown.add_task(title, total=None)
+            yield
+        return
+    if not terminal_only:
+        console.print(f"{title} ...", soft_wrap=True, markup=False)
+    yield
+
+
 def _rich_progress(console: Console, unit: str) -> Any:
     from rich import progress
 

@@ -16,11 +16,5 @@ def quickstart_llama() -> Experiment:
     trained on, which overlap by half.
     """
     experiment = quickstart()
-    model = LlamaConfig(
-        embedding_dim=256,
-        num_blocks=4,
-        context_length=experiment.model.context_length,
-        head_dim=64,
-        logits_soft_cap=30.0,
-    )
+    model = LlamaConfig(embedding_dim=256, num_blocks=4, context_length=experiment.model.context_length, head_dim=64)
     return dataclasses.replace(experiment, model=model)

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xlstm_jax.report.curve import Points, curve_of, smoothed
 from xlstm_jax.report.picture import new_picture, save_picture
 
-SMOOTHED_OVER = 20
-"""The line of the training loss is the mean over this part of the run: batches differ more than the model changes."""
-
-MOST_POINTS = 400
-"""A line needs no more."""
+BASELINES = {"gzip": "gzip -9", "xz": "xz -9"}
+"""Lines to be under, by their names in report.json."""
 
 
-def plot_loss(records: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
+def plot_loss(
+    records: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    title: str = "",
+    bits_per_byte: Mapping[str, float] | None = None,
+) -> None:
     """Draw `loss` and `validation_loss` of the records of a metrics.jsonl into a PNG, which appears complete.
 
     Args:
         records: what `MetricsLog.read` returns; without any loss in them nothing is drawn.
+        bits_per_byte: of the baselines on the held-out text, as in report.json.
     """
-    training = _curve(records, "loss")
-    held_out = _curve(records, "validation_loss")
+    training, held_out = curve_of(records, "loss"), curve_of(records, "validation_loss")
     if not training and not held_out:
         return
     figure, axes = new_picture()
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     if training:
         axes.plot(*zip(*training, strict=True), color="0.85", linewidth=0.8, label="_every step")
-        axes.plot(*zip(*_smoothed(training), strict=True), color="tab:blue", linewidth=1.6, label="training")
+        axes.plot(*zip(*smoothed(training), strict=True), color="tab:blue", linewidth=1.6, label="training")
     if held_out:
         axes.plot(
             *zip(*held_out, strict=True), color="tab:orange", linewidth=1.8, marker="o", markersize=4, label="held out"
@@ -38,31 +42,44 @@ def plot_loss(records: Sequence[Mapping[str, Any]], path: str | Path, title: str
         axes.annotate(
             f"{loss:.3f}", (step, loss), xytext=(-4, 8), textcoords="offset points", ha="right", color="tab:orange"
         )
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
-    _leave_out_the_first_fall(axes, training)
+    _leave_out_the_first_fall(axes, training, held_out)
+    if (bits := _bits_per_nat(records)) is not None:
+        second = axes.secondary_yaxis("right", functions=(lambda nats: nats * bits, lambda found: found / bits))
+        second.set_ylabel("bits per byte of held-out text")
+        _draw_baselines(axes, {name: value / bits for name, value in (bits_per_byte or {}).items()})
     save_picture(figure, axes, path)
 
 
-def _curve(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
-    return [(r["step"], r[key]) for r in records if r.get(key) is not None and "step" in r]
+def _bits_per_nat(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Bits per byte of one nat per token: a constant of the held-out text and the tokenizer."""
+    for record in reversed(records):
+        loss, bits = record.get("validation_loss"), record.get("bits_per_byte")
+        if isinstance(loss, float) and isinstance(bits, float) and loss > 0 and 0 < bits / loss < math.inf:
+            return bits / loss
+    return None
 
 
-def _smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The mean around each point, of as many points after it as before; near the end of those that there are."""
-    sums = [0.0, *itertools.accumulate(value for _, value in points)]
-    reach = len(points) // SMOOTHED_OVER // 2
-    line = []
-    for at in range(0, len(points), -(-len(points) // MOST_POINTS)):
-        # The first fall is steep: a mean over what comes after alone would hide it.
-        before = min(reach, at)
-        first, behind = at - before, min(at + before + 1, len(points))
-        line.append((points[at][0], (sums[behind] - sums[first]) / (behind - first)))
-    return line
+def _draw_baselines(axes: Any, nats: Mapping[str, float]) -> None:
+    low, high = axes.get_ylim()
+    for name, value in nats.items():
+        if name in BASELINES and low < value < high:
+            axes.axhline(value, color="0.4", linewidth=0.9, linestyle="--", label="_baseline")
+            # At the right edge, where the curves have left the top.
+            axes.text(
+                1,
+                value,
+                f"{BASELINES[name]} ",
+                transform=axes.get_yaxis_transform(),
+                ha="right",
+                va="bottom",
+                fontsize="small",
+                color="0.4",
+            )
 
 
-def _leave_out_the_first_fall(axes: Any, points: Sequence[tuple[int, float]]) -> None:
-    """Cut the axis below the first steps' loss: else their fall fills the picture and the rest is a flat line."""
-    later = [v for _, v in points[len(points) // 20 :]]
+def _leave_out_the_first_fall(axes: Any, training: Points, held_out: Points) -> None:
+    """Cut the axis below the first steps of a long run: else their fall fills the picture, the rest is a flat line."""
+    later = [v for _, v in training[len(training) // 50 :]]
     if len(later) >= 20:
-        low, high = min(later), max(later)
+        low, high = min(*later, *(v for _, v in held_out)), max(*later, *(v for _, v in held_out))
         axes.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)

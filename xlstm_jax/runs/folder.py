@@ -84,7 +84,12 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Whether the folder is a run (a config was written)."""
-        return self.config_path.is_file()
+        return self.config_path.is_file() and not self.published
+
+    @property
+    def published(self) -> bool:
+        """Whether the folder holds weights as they are published, which a run never does."""
+        return any(self.path.glob("*.safetensors"))
 
     def create(self) -> Self:
         """Make the folder; one that is empty, or a run already, is fine.
@@ -98,9 +103,8 @@ class RunFolder:
             ours = {self.lock_path.name, self.tokenizer_dir.name, self.environment_path.name}  # a start that was killed
             others = sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.endswith(".tmp"))
             if others:
-                raise RunExistsError(
-                    f"{self.path} is not a run (it has {others[0]!r}, but no config.json); choose another name"
-                )
+                lacks = "it holds published weights" if self.published else f"it has {others[0]!r}, but no config.json"
+                raise RunExistsError(f"{self.path} is not a run ({lacks}); choose another name")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -117,6 +121,9 @@ class RunFolder:
         run = cls(path)
         if run.exists:
             return run
+        if run.published:
+            problem = f"{run} holds published weights and is no run: `xlstm convert {run} NAME` makes a run of them"
+            raise RunNotFoundError(problem)
         if run.path.is_dir():
             problem = f"{run.path} is not a run: it has no config.json"
         elif run.path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Int32
 
 from xlstm_jax.data.store import Window, windows
 from xlstm_jax.scoring.chunks import chunk_size, chunks
+from xlstm_jax.scoring.finite import not_finite
 from xlstm_jax.scoring.score import Score, Scorer
 
 
@@ -17,6 +19,9 @@ def score_document(scorer: Scorer, params: Any, document: Int32[np.ndarray, " to
 
     It is read in chunks with the state carried. A Transformer reads windows of its context length that overlap by
     half, see `windows`, and the whole document at once if it has none.
+
+    Raises:
+        NotFiniteError: if the model's logits are NaN or infinite.
     """
     targets = len(document) - 1
     state, total = scorer.start(1), 0.0
@@ -34,4 +39,6 @@ def score_document(scorer: Scorer, params: Any, document: Int32[np.ndarray, " to
         mask = position < end
         nats, state = scorer(params, state, tokens[:, :-1], tokens[:, 1:], borders, mask & (position >= scored), mask)
         total += float(nats)
+    if not math.isfinite(total):
+        raise not_finite(params, "the logits of the text")
     return Score(total, targets, raw_bytes)

@@ -54,6 +54,10 @@ class DataConfig(PrepareConfig):
                 raise ConfigError(
                     f"DataConfig.mixture is given, and DataConfig.store is {self.store!r}; give one of them"
                 )
+            if self.sources not in ((), ("stdlib",)):
+                raise ConfigError(
+                    f"DataConfig.mixture is given, and DataConfig.sources is {self.sources!r}; give one of them"
+                )
             self.sources = ()  # what is not read must not stand in the config of a run
         elif not self.sources and self.store is None:
             raise ConfigError("DataConfig.sources is empty and DataConfig.store is not given; one of them must be")
@@ -139,7 +143,10 @@ class Experiment(Config):
             )
         warmup, cooldown, steps = self.optimizer.warmup_steps, self.optimizer.cooldown_steps, self.training.steps
         if warmup > steps:
-            raise ConfigError(f"optimizer.warmup_steps is {warmup}, but must be <= training.steps = {steps}")
+            raise ConfigError(
+                f"optimizer.warmup_steps is {warmup}, but must be <= training.steps = {steps}; give both, as in "
+                f"--training.steps {steps} --optimizer.warmup_steps {steps // 10}"
+            )
         if cooldown > steps - warmup:
             raise ConfigError(
                 f"optimizer.cooldown_steps is {cooldown}, but must be <= training.steps - optimizer.warmup_steps = "

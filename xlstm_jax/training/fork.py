@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import jax.numpy as jnp
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment
-from xlstm_jax.training.open_run import CONFIG_MAY_DIFFER, Say, agree_on_store, filled_in, inspect, open_or_prepare
+from xlstm_jax.training.open_run import (
+    CONFIG_MAY_DIFFER,
+    Say,
+    agree_on_store,
+    filled_in,
+    inspect,
+    open_or_prepare,
+    own_store,
+)
 from xlstm_jax.training.optimizers import Optimizer
 from xlstm_jax.training.step import TrainState
 
@@ -27,8 +36,11 @@ def fork_run(source: RunFolder, path: Path, experiment: Experiment, say: Say) ->
     """
     facts = inspect(RunFolder.open(source.path))
     assert facts.recorded is not None
-    experiment = filled_in(experiment, facts.recorded, fingerprint=False)
-    agree_on_store(facts, experiment, open_or_prepare(experiment, say))
+    # A copy that is to learn from the same text keeps the very store, whatever its sources have become since.
+    same = dataclasses.replace(experiment.data, fingerprint=facts.recorded.data.fingerprint) == facts.recorded.data
+    keeps = same and own_store(facts.recorded.data, source) is not None
+    experiment = filled_in(experiment, facts.recorded, fingerprint=keeps)
+    agree_on_store(facts, experiment, open_or_prepare(experiment, say, source))
     model, optimizer = build(experiment)
     target = jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
     if facts.converted:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from xlstm_jax.data.store import Batch, Loader, Prefetcher
 from xlstm_jax.machine.peak import matmul_peak
+from xlstm_jax.machine.progress import clock
 from xlstm_jax.machine.signals import StopRequest
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.folder import RunFolder, with_config
@@ -26,7 +27,7 @@ from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.errors import NotFiniteError
 from xlstm_jax.training.events import Ended, Event, Listener, Listeners, Outcome, Saved, Scored, Started, Stepped
 from xlstm_jax.training.listeners import run_listeners
-from xlstm_jax.training.open_run import OpenRun, open_run
+from xlstm_jax.training.open_run import OpenRun, Waiting, open_run
 from xlstm_jax.training.step import StepMetrics, TrainState, TrainStep, make_train_step
 
 IN_WORDS = {
@@ -54,10 +55,11 @@ def train(
     """
     run = RunFolder(path).create()
     console = console or Console(highlight=False)
+    waiting = functools.partial(clock, console=console)
     told = Listeners(run_listeners(str(run), experiment.training.log_every, console), listeners)
     with run.lock():
         try:
-            outcome = _train(open_run(run, experiment, told.say), told)
+            outcome = _train(open_run(run, experiment, told.say, waiting), told, waiting)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the error that led here is the one to tell
                 told.emit(Ended(None, error))
@@ -66,7 +68,7 @@ def train(
     return outcome
 
 
-def _train(opened: OpenRun, told: Listeners) -> Outcome:
+def _train(opened: OpenRun, told: Listeners, waiting: Waiting) -> Outcome:
     experiment, training = opened.experiment, opened.experiment.training
     if opened.step >= training.steps:
         return Outcome(opened, 0, trained=False)
@@ -84,8 +86,14 @@ def _train(opened: OpenRun, told: Listeners) -> Outcome:
         seq_len=experiment.seq_len,
         max_tokens=training.eval_tokens,
     )
+    whole = opened.store.split("validation").num_documents
+    if held_out.num_documents < whole:
+        told.say(
+            f"on the way the first {held_out.num_documents} of {whole} held-out documents are scored "
+            "(training.eval_tokens), at the end all"
+        )
     with opened.checkpoints:
-        step_function = _compiled(opened, loader(opened.step), told.say)
+        step_function = _compiled(opened, loader(opened.step), told.say, waiting)
         measures = functools.partial(
             speed,
             tokens=training.batch_size * experiment.seq_len,
@@ -272,7 +280,7 @@ def _due(experiment: Experiment, step: int) -> Due:
     return Due(every(training.eval_every), every(training.checkpoint_every))
 
 
-def _compiled(opened: OpenRun, rows: Batch, say: Callable[[str], None]) -> TrainStep:
+def _compiled(opened: OpenRun, rows: Batch, say: Callable[[str], None], waiting: Waiting) -> TrainStep:
     training = opened.experiment.training
     step_function = make_train_step(
         opened.model,
@@ -282,7 +290,8 @@ def _compiled(opened: OpenRun, rows: Batch, say: Callable[[str], None]) -> Train
         dropout=opened.experiment.model.dropout > 0,
     )
     start = time.perf_counter()
-    compiled = step_function.lower(opened.state, rows).compile()  # type: ignore[attr-defined]
+    with waiting("compiling the training step"):
+        compiled = step_function.lower(opened.state, rows).compile()  # type: ignore[attr-defined]
     say(
         f"{opened.model.param_count:,} parameters, {training.batch_size} x {opened.experiment.seq_len} tokens a step; "
         f"compiled in {time.perf_counter() - start:.1f} s"

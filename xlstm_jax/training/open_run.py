@@ -5,15 +5,19 @@ In three parts: `inspect` reads the folder, `agree` decides by what was read, `a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from xlstm_jax.data.prepare import prepare
-from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, MixedStore, TokenStore, open_store
+from xlstm_jax.data.errors import StoreError
+from xlstm_jax.data.prepare import has_changed, prepare, prepare_beside
+from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, MixedStore, TokenStore, open_store, read_index
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from xlstm_jax.files import bytes_in_words
 from xlstm_jax.models.language_model import LanguageModel
@@ -24,9 +28,9 @@ from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.runs.storage import bytes_needed
 from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.build import build, fresh_state
-from xlstm_jax.training.config import Experiment, with_vocabulary
+from xlstm_jax.training.config import DataConfig, Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
-from xlstm_jax.training.optimizers import Optimizer
+from xlstm_jax.training.optimizers import Optimizer, learning_rate
 from xlstm_jax.training.step import TrainState
 
 MAY_CHANGE = (
@@ -50,6 +54,12 @@ VERIFIED_BYTES = 1 << 30
 """A token store up to this size is compared with its sums before each training, which takes a second or two."""
 
 Say = Callable[[str], None]
+Waiting = Callable[[str], contextlib.AbstractContextManager[Any]]
+"""Shows, while the context lasts, what is being done."""
+
+
+def _silently(title: str) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ class OpenRun:
     """Targets learnt from so far."""
 
 
-def open_run(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun:
+def open_run(run: RunFolder, experiment: Experiment, say: Say, waiting: Waiting = _silently) -> OpenRun:
     """Check the experiment against the run, open its data and restore its newest good checkpoint, or start afresh.
 
     Raises:
@@ -98,7 +108,7 @@ def open_run(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun:
         DamagedRunError: if the config is not the one that the checkpoint was saved with.
     """
     facts = inspect(run)
-    return act(run, facts, agree(facts, experiment), say)
+    return act(run, facts, agree(facts, experiment), say, waiting)
 
 
 def inspect(run: RunFolder) -> Facts:
@@ -167,13 +177,13 @@ def agree_on_store(facts: Facts, experiment: Experiment, store: TokenStore) -> E
     return dataclasses.replace(experiment, data=dataclasses.replace(data, fingerprint=store.fingerprint))
 
 
-def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say) -> OpenRun:
+def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting: Waiting = _silently) -> OpenRun:
     """Do what was agreed on: make or open the store, restore or begin the state, write down what the run is now.
 
     Raises:
         as `open_run`, where the store, the disk or the checkpoints are against it.
     """
-    store = open_or_prepare(experiment, say)
+    store = open_or_prepare(experiment, say, run)
     experiment = agree_on_store(facts, experiment, store)
     if not store.split("validation").num_documents:
         say("note: the store holds no validation documents, so nothing is scored on held-out text")
@@ -188,8 +198,11 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say) -> OpenR
         run.check_config(step, extra, CONFIG_MAY_DIFFER)
         state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
         _announce_changes(run, say)
+        if facts.recorded is not None:
+            experiment = _with_steps(experiment, facts.recorded, step, say)
     else:
-        state = jax.jit(lambda: fresh_state(model, optimizer, experiment))()
+        with waiting("drawing the first parameters"):
+            state = jax.block_until_ready(jax.jit(lambda: fresh_state(model, optimizer, experiment))())
     run.copy_tokenizer(store.path / TOKENIZER_FOLDER)
     run.write_environment()
     run.metrics().cut_after(step)
@@ -206,22 +219,66 @@ def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool
     return dataclasses.replace(experiment, model=model, data=data)
 
 
-def open_or_prepare(experiment: Experiment, say: Say) -> TokenStore:
-    """The experiment's token store, verified; one that is not there yet is made from the sources.
+def open_or_prepare(experiment: Experiment, say: Say, run: RunFolder) -> TokenStore:
+    """The experiment's token store, verified; one that is not there yet is made from the sources, as is one of which
+    the sources have changed. A run that has begun keeps its own.
 
     A flipped bit would not stop training: it would change what is learnt, and the numbers of a run that goes on.
     """
     data = experiment.data
     path = data.store_path()
-    if not (path / INDEX_FILE).is_file() and data.sources:
+    # Who names a store, and no sources beside those of the preset or the run, means that store as it is.
+    made_of = () if data.store is not None and data.sources == DataConfig().sources else data.sources
+    of_run = data.store is not None and run.exists and run.read_config(Experiment).data.sources == data.sources
+    if data.mixture:
+        store: TokenStore = MixedStore({str(_seen_from(run, Path(name))): w for name, w in data.mixture.items()})
+    elif (own := own_store(data, run)) is not None:
+        store = open_store(own)
+        if made_of and store.disk_bytes <= VERIFIED_BYTES and has_changed(made_of, own, data.to_prepare()):
+            say(f"note: {', '.join(made_of)} changed since {own} was made of it; the run goes on with {own} as it is")
+    elif not (path / INDEX_FILE).is_file() and data.sources:
         say(f"preparing the token store {path} from {', '.join(data.sources)}")
-        return prepare(data.sources, path, data.to_prepare())
-    store = MixedStore(data.mixture) if data.mixture else open_store(path)
+        return prepare(data.sources, path, data.to_prepare(), say=say)
+    elif made_of and not of_run:
+        store = (prepare if data.store else prepare_beside)(made_of, path, data.to_prepare(), say=say)
+    else:
+        store = open_store(path)
     if store.disk_bytes <= VERIFIED_BYTES:
         store.verify()
     else:
         say(f"note: {store} is too large to be verified at each start; `xlstm data inspect {path} --verify` does it")
     return store
+
+
+def own_store(data: DataConfig, run: RunFolder) -> Path | None:
+    """The store of the text that a run was begun with, as far as it lies where it may be looked for: under its name or
+    beside it, from here or from a folder above the run."""
+    path = data.store_path()
+    names = glob.escape(path.name) + ("" if data.store else "*")
+    for folder in (Path(), *run.path.resolve().parents) if data.fingerprint else ():
+        for found in sorted((folder / path.parent).glob(names)):
+            with contextlib.suppress(StoreError, OSError):
+                if read_index(found)["fingerprint"] == data.fingerprint:
+                    return found
+    return None
+
+
+def is_finished(run: RunFolder, experiment: Experiment) -> bool:
+    """Whether a run has made all its steps and its text is not here any more, so that there is nothing to be done."""
+    facts = inspect(run)
+    if not facts.has_checkpoint or facts.converted:
+        return False
+    experiment = agree(facts, experiment)
+    steps = run.checkpoints(read_only=True).steps()
+    return (
+        max(steps) >= experiment.training.steps and not experiment.data.mixture and not own_store(experiment.data, run)
+    )
+
+
+def _seen_from(run: RunFolder, path: Path) -> Path:
+    """A store's path from here, or from a folder above the run if it is not there."""
+    places = [folder / path for folder in (Path(), *run.path.resolve().parents)]
+    return next((place for place in places if (place / INDEX_FILE).is_file()), path)
 
 
 def _lost_checkpoint(run: RunFolder) -> Path | None:
@@ -243,6 +300,22 @@ def _announce_changes(run: RunFolder, say: Say) -> None:
         changes = [str(error)]
     for change in changes:
         say(f"note: {change}")
+
+
+def _with_steps(experiment: Experiment, recorded: Experiment, step: int, say: Say) -> Experiment:
+    """The experiment with at least the steps that are made; a rate that rises with a longer schedule is told."""
+    steps, before = experiment.training.steps, recorded.training.steps
+    if steps < step:
+        say(f"note: {step} steps are made already, so training ends with them and not with {steps}")
+        return dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, steps=step))
+    rate = learning_rate(recorded.optimizer, before)
+    now = learning_rate(experiment.optimizer, steps)(step)
+    if step and now > 1.05 * rate(min(step, before - 1)):
+        say(
+            f"note: the learning rate follows a schedule of {steps} steps now, not of {before}: with step {step + 1} "
+            f"it goes from {rate(step - 1):.2e} to {now:.2e}"
+        )
+    return experiment
 
 
 def _check_disk(checkpoints: Checkpoints, target: TrainState, say: Say) -> None:

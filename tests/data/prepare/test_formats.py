@@ -51,7 +51,7 @@ def test_a_new_file_is_a_new_format_everywhere(upper, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["data", "prepare", "--help"])
     shown = capsys.readouterr().out
-    assert "{auto,jsonl,text,upper}" in shown
+    assert "{auto,json,jsonl,text,upper}" in shown
     assert "upper    paragraphs, in capitals (.up, .zip)" in shown
     (tmp_path / "a.up").write_text("one\n\ntwo!")
     with pytest.raises(SourceError, match=r"a\.up, line 3 shouts"):
@@ -59,5 +59,5 @@ def test_a_new_file_is_a_new_format_everywhere(upper, tmp_path, capsys):
 
 
 def test_a_format_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"format is 'uper', but must be one of 'auto', 'jsonl', 'text'"):
+    with pytest.raises(ConfigError, match=r"format is 'uper', but must be one of 'auto', 'json', 'jsonl', 'text'"):
         PrepareConfig(format="uper")

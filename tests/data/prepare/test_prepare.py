@@ -1,6 +1,5 @@
 """Preparing a store: what is in it, what decides it, and how it goes on."""
 
-import contextlib
 import errno
 import gzip
 import json
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from xlstm_jax.data.errors import PrepareError, SourceError, TokenizerError
-from xlstm_jax.data.prepare import prepare
+from xlstm_jax.data.prepare import pipeline, prepare
 from xlstm_jax.data.prepare.order import split_threshold
 from xlstm_jax.data.store import open_store
 from xlstm_jax.files import DiskFullError, WriteError
@@ -120,9 +119,9 @@ def test_neither_split_is_empty_with_two_different_documents(tmp_path, fraction)
     assert [store.split(name).num_documents for name in ("train", "validation")] == [1, 1]
 
 
-def test_one_document_goes_to_training(tmp_path):
+def test_one_document_goes_to_training_if_nothing_shall_be_held_out(tmp_path):
     (tmp_path / "a.txt").write_text("abc")
-    store = prepare(tmp_path / "a.txt", tmp_path / "out", **QUIET)
+    store = prepare(tmp_path / "a.txt", tmp_path / "out", validation_fraction=0, **QUIET)
     assert np.asarray(store.split("train").tokens).tolist() == [256, 97, 98, 99, 256]
     empty = store.split("validation")
     assert (empty.num_documents, empty.num_tokens, empty.raw_bytes) == (0, 0, 0)
@@ -145,7 +144,8 @@ def test_a_vocabulary_over_65536_is_stored_wide(tmp_path):
     library.add_tokens([f"word{n}!" for n in range(70_000)])
     library.save(str(tmp_path / "big.json"))
     (tmp_path / "a.txt").write_text("word69999! some")
-    store = prepare(tmp_path / "a.txt", tmp_path / "out", tokenizer=tmp_path / "big.json", **QUIET)
+    settings = {"tokenizer": tmp_path / "big.json", "validation_fraction": 0}
+    store = prepare(tmp_path / "a.txt", tmp_path / "out", **settings, **QUIET)
     assert store.split("train").tokens.dtype == np.uint32
     assert store.split("train").document(0).max() > 65_536
     assert all_documents(store) == [b"word69999! some"]
@@ -262,9 +262,9 @@ def test_a_file_that_changes_meanwhile_is_named(tmp_path, monkeypatch):
     corpus(tmp_path / "in")
     real = Worker.encode
 
-    def encode(self, task):
+    def encode(self, task, tail):
         (tmp_path / "in" / "5.txt").write_text("something else")
-        real(self, task)
+        real(self, task, tail)
 
     monkeypatch.setattr(Worker, "encode", encode)
     with pytest.raises(SourceError, match=r"5\.txt changed while it was being read; run the same command again"):
@@ -283,33 +283,44 @@ def test_a_file_that_was_mended_is_read_anew(tmp_path):
     bad.write_text('{"text": "one"}\n{"text": "two"}\n')
     store = prepare(tmp_path / "in", tmp_path / "out", **QUIET)
     assert store.fingerprint == prepare(tmp_path / "in", tmp_path / "new", **QUIET).fingerprint
-    # Other files are another request: what is there may be hours of work.
-    (tmp_path / "part").mkdir()
-    bad.write_text("nonsense\n")
+
+
+def test_a_preparation_that_was_refused_does_not_stand_in_the_way_of_another_but_one_at_work_does(
+    tmp_path, monkeypatch
+):
+    corpus(tmp_path / "in")
+    bad = tmp_path / "in" / "bad.jsonl"
+    bad.write_text('{"text": null}\n')
+    with pytest.raises(SourceError, match="--skip-invalid"):
+        prepare(tmp_path / "in", tmp_path / "out", **QUIET)
+    said: list[str] = []
+    store = prepare(tmp_path / "in", tmp_path / "out", skip_invalid=True, say=said.append, **QUIET)
+    assert "1 record has no text" in said[1]
     with pytest.raises(SourceError):
-        prepare(bad, tmp_path / "part" / "out", **QUIET)
+        prepare(tmp_path / "in", tmp_path / "without", **QUIET)
+    bad.unlink()
+    assert prepare(tmp_path / "in", tmp_path / "without", **QUIET).fingerprint == store.fingerprint
+
+    # What has been encoded may be hours of work.
+    monkeypatch.setattr(pipeline, "_merge", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare(tmp_path / "in", tmp_path / "half", **QUIET)
     with pytest.raises(PrepareError, match="unfinished preparation of another request, which differs in sources"):
-        prepare(tmp_path / "in" / "0.txt", tmp_path / "part" / "out", **QUIET)
+        prepare(tmp_path / "in" / "0.txt", tmp_path / "half", **QUIET)
 
 
-def test_a_tokenizer_that_loses_bytes_of_these_very_texts_is_named(tmp_path):
-    import tokenizers
-    from tokenizers import pre_tokenizers
+def test_a_tokenizer_that_loses_bytes_of_these_very_texts_is_named(tmp_path, monkeypatch):
+    from xlstm_jax.data.tokenizers import ByteTokenizer
 
-    from xlstm_jax.data.tokenizers import train_byte_level
-
-    library = tokenizers.Tokenizer.from_str(train_byte_level([b"some words"], 260).text)
     # Nothing that a new tokenizer is tried on has this word in it.
-    forgets = pre_tokenizers.Split("xyzzy", "removed")
-    library.pre_tokenizer = pre_tokenizers.Sequence([forgets, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    library.save(str(tmp_path / "tokenizer.json"))
+    real = ByteTokenizer.encode_array
+    monkeypatch.setattr(ByteTokenizer, "encode_array", lambda self, text: real(self, text.replace(b"xyzzy", b"")))
     (tmp_path / "a.txt").write_text("plain text")
-    (tmp_path / "b.txt").write_text("a text with xyzzy in it")
-    for sources in ("a.txt", "b.txt"):
-        with contextlib.ExitStack() as stack:
-            if sources == "b.txt":
-                stack.enter_context(pytest.raises(TokenizerError, match=r"does not give a document of .*b\.txt back"))
-            prepare(tmp_path / sources, tmp_path / f"out-{sources}", tokenizer=tmp_path / "tokenizer.json", **QUIET)
+    (tmp_path / "b.txt").write_text("a text with xyzzy in it, somewhere")
+    prepare(tmp_path / "a.txt", tmp_path / "a", **QUIET)
+    says = r"document of .*b\.txt back as it was: at byte 12, '.*text with xyzzy in .*' returned as '.*with  in it"
+    with pytest.raises(TokenizerError, match=says):
+        prepare(tmp_path / "b.txt", tmp_path / "b", **QUIET)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -49,13 +49,13 @@ def test_inspect_for_machines(texts, tmp_path, capsys):
     assert shown["documents"] == [split.document_bytes(0).decode()]
 
 
-def test_one_file_prepares_with_a_note_and_separators_cut_it(tmp_path, capsys):
+def test_of_one_file_the_end_is_held_out_and_separators_cut_it(tmp_path, capsys):
     path = tmp_path / "a.txt"
     path.write_text("one\n--\ntwo\n--\nthree")
     assert main(["data", "prepare", str(path), "--out", str(tmp_path / "s"), "--quiet"]) == 0
-    captured = capsys.readouterr()
-    assert "validation split is empty" in captured.err
-    assert main(["data", "inspect", str(tmp_path / "s"), "--json"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["data", "inspect", str(tmp_path / "s"), "--json", "--split", "validation", "--documents", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == ["e"]
     out = tmp_path / "t"
     assert main(["data", "prepare", str(path), "--out", str(out), "--quiet", "--separator", r"\n--\n"]) == 0
     store = open_store(out)

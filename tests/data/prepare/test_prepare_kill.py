@@ -29,9 +29,9 @@ if count == "1":
     setattr(stages.Worker, name, slowed(getattr(stages.Worker, name)))
 else:
     pool._ask = slowed(pool._ask)
-prepare(source, out, progress=False, workers=int(count), task_bytes=2000, shard_tokens=2000)
+prepare(source, out, progress=False, workers=int(count), format="text", task_bytes=2000, shard_tokens=2000)
 """
-SETTINGS = {"progress": False, "workers": 1, "task_bytes": 2000, "shard_tokens": 2000}
+SETTINGS = {"format": "text", "progress": False, "workers": 1, "task_bytes": 2000, "shard_tokens": 2000}
 
 
 @pytest.fixture
@@ -109,6 +109,36 @@ def test_a_killed_run_with_processes_goes_on_to_the_same_store_and_leaves_no_pro
     assert store.fingerprint == whole.fingerprint
     assert not list(out.glob(".*.tmp"))
     store.verify()
+
+
+TRAIN = """
+import sys
+from xlstm_jax.cli import main
+sys.exit(main(["data", "prepare", sys.argv[1], "--out", sys.argv[2], "--tokenizer", "bpe", "--vocab-size", "60000"]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_the_training_of_a_tokenizer_hears_signals_and_goes_on_later(number, code, tmp_path):
+    # Half a minute of merges.
+    text = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=1 << 20))
+    (tmp_path / "a.txt").write_text(text)
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", TRAIN, str(tmp_path / "a.txt"), str(out), "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(out, "work/scan-*.npy", 1, process)
+    time.sleep(1)
+    assert workers_of(out)
+    process.send_signal(number)
+    begin = time.monotonic()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    while workers_of(out):
+        time.sleep(0.05)
+        assert time.monotonic() - begin < 10, "a worker trains on"
+    assert not (out / "work" / "tokenizer").exists()
+    assert (out / "work" / "scan-00000.npy").exists()
 
 
 def workers_of(out: Path) -> list[str]:

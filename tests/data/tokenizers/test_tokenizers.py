@@ -1,6 +1,7 @@
 """Tokenizers: bytes come back, the EOD is never text, and what cannot hold that is refused by name."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from xlstm_jax.data.tokenizers import (
     ByteLevelTokenizer,
     ByteTokenizer,
     byte_level,
+    first_difference,
     load_tokenizer,
     train_byte_level,
 )
@@ -96,6 +98,28 @@ def test_training_is_the_same_in_any_order_and_learns_words():
     assert 257 < TRAINED.vocab_size <= 400
     assert len(TRAINED.encode(" return")) < 7
     assert train_byte_level([b"\xff\xfeabc"], 257).vocab_size == 257
+
+
+@pytest.mark.parametrize("run", [" ", "ab", "\n", "7", "{};", "é", "日本", "ACGGTCA"])
+def test_what_has_no_border_is_trained_on_in_a_time_that_grows_with_its_length(run):
+    begin = time.process_time()
+    trained = train_byte_level([(run * 500_000)[:500_000].encode() + b"x"], 300)
+    # In one piece, its pairs alone take minutes.
+    assert time.process_time() - begin < 20
+    assert 257 < trained.vocab_size <= 300
+    assert json.loads(trained.text)["pre_tokenizer"] == json.loads(TRAINED.text)["pre_tokenizer"]
+
+
+def test_words_of_ordinary_length_are_trained_on_as_they_are(monkeypatch):
+    library = tokenizers.Tokenizer.from_str(TRAINED.text)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[EOD_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(TEXT, trainer)
+    assert json.loads(library.to_str())["model"] == json.loads(TRAINED.text)["model"]
 
 
 def test_a_vocabulary_too_small_for_bytes_is_refused():
@@ -183,6 +207,21 @@ def word_level():
     return library
 
 
+def cutting(*steps):
+    """With other steps before its text becomes letters of bytes."""
+    return library_json(
+        pre_tokenizer=pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    )
+
+
+def adding(content, **changes):
+    """With one more token, of which every other thirteenth text would tell."""
+    library = library_json()
+    library.add_tokens([tokenizers.AddedToken(f"word{n}") for n in range(120)])
+    library.add_tokens([tokenizers.AddedToken(content, **changes)])
+    return library
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -191,19 +230,83 @@ def word_level():
         (lambda: library_json(normalizer=normalizers.Lowercase()), "normalises its text .Lowercase."),
         (lambda: library_json(normalizer=normalizers.NFC()), "--drop-normalizer"),
         (lambda: library_json(prefix_space=True), "add_prefix_space"),
+        (lambda: cutting(pre_tokenizers.Split("§", "removed")), r"pre-tokenizer Split with behavior Removed"),
         (
-            lambda: library_json(
-                pre_tokenizer=pre_tokenizers.Sequence(
-                    [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-                )
-            ),
-            "does not give bytes back: .*returns as",
+            lambda: cutting(pre_tokenizers.Sequence([pre_tokenizers.Split("xyzzy", "removed")])),
+            r"pre-tokenizer Split with behavior Removed",
+        ),
+        (lambda: cutting(pre_tokenizers.Punctuation("removed")), "pre-tokenizer Punctuation with behavior Removed"),
+        (lambda: cutting(pre_tokenizers.CharDelimiterSplit("~")), r"pre-tokenizer CharDelimiterSplit\)"),
+        (lambda: cutting(pre_tokenizers.WhitespaceSplit()), r"pre-tokenizer WhitespaceSplit\)"),
+        (lambda: cutting(pre_tokenizers.UnicodeScripts()), r"pre-tokenizer UnicodeScripts\)"),
+        (lambda: cutting(pre_tokenizers.Whitespace()), r"pre-tokenizer Whitespace\)"),
+        (lambda: cutting(pre_tokenizers.BertPreTokenizer()), r"pre-tokenizer BertPreTokenizer\)"),
+        (lambda: cutting(pre_tokenizers.Metaspace("x", "never")), r"pre-tokenizer Metaspace\)"),
+        (lambda: cutting(pre_tokenizers.Split("§", "removed", invert=True)), "drops what its pre-tokenizer does not"),
+        (lambda: adding("<t>", lstrip=True), r"drops the spaces beside its token '<t>' \(lstrip\)"),
+        (lambda: adding("\x0b", rstrip=True), r"drops the spaces beside its token .* \(rstrip\)"),
+        (
+            lambda: library_json(normalizer=normalizers.Sequence([normalizers.Sequence([]), normalizers.NFC()])),
+            "normalises its text .NFC.",
         ),
     ],
 )
 def test_a_tokenizer_that_loses_bytes_is_refused_by_reason(make, says):
     with pytest.raises(TokenizerError, match=says):
         ByteLevelTokenizer(make().to_str())
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [pre_tokenizers.Split("§", behavior)]
+        for behavior in ("isolated", "merged_with_previous", "merged_with_next", "contiguous")
+    ]
+    + [
+        [pre_tokenizers.Punctuation("isolated"), pre_tokenizers.Digits(True)],
+        # As the tokenizers of GPT-4, Phi-4 and OLMo 2 are written: what they match is all that there is.
+        [pre_tokenizers.Split(tokenizers.Regex(byte_level.WORD_PATTERN), "removed", invert=True)],
+    ],
+)
+def test_what_keeps_every_character_is_taken_with_the_ids_of_the_library(steps):
+    library = cutting(*steps)
+    ours = ByteLevelTokenizer(library.to_str())
+    for text in (*TEXT[:3], "law § 12, §§ 3~4"):
+        assert ours.encode(text) == library.encode(text).ids
+        assert ours.decode(ours.encode(text)) == text.encode()
+
+
+def test_what_a_published_pattern_does_not_match_is_kept_too():
+    # Letters, marks and spaces, but no numbers outside of ASCII.
+    pattern = r"[^\p{N}]+|[0-9]+|[½¼１２]+"
+    library = cutting(pre_tokenizers.Split(tokenizers.Regex(pattern), "removed", invert=True))
+    ours = ByteLevelTokenizer(library.to_str())
+    assert ours.decode(ours.encode("五 ٣ 3")) == "五 ٣ 3".encode()
+
+
+@pytest.mark.parametrize("normalizer", [[], [normalizers.Sequence([])]])
+def test_a_normalizer_that_does_nothing_is_none(normalizer):
+    ours = ByteLevelTokenizer(library_json(normalizer=normalizers.Sequence(normalizer)).to_str())
+    assert ours.encode(TEXT[1]) == ByteLevelTokenizer(library_json().to_str()).encode(TEXT[1])
+
+
+def test_special_tokens_may_drop_spaces_for_they_are_never_looked_for():
+    library = library_json()
+    library.add_special_tokens([tokenizers.AddedToken("<mask>", lstrip=True, rstrip=True)])
+    ours = ByteLevelTokenizer(library.to_str())
+    assert ours.decode(ours.encode("a <mask> b")) == b"a <mask> b"
+
+
+@pytest.mark.parametrize(
+    ("text", "back", "says"),
+    [
+        ("law § 12", "law  12", "at byte 4, 'law § 12' returned as 'law  12'"),
+        ("same and more", "same", "at byte 4, 'same and more' returned as 'same'"),
+        ("a" * 100 + "x", "a" * 100 + "y", "at byte 100, 'aaaaaaaaaax' returned as 'aaaaaaaaaay'"),
+    ],
+)
+def test_the_first_difference_is_shown(text, back, says):
+    assert first_difference(text.encode(), back.encode()) == says
 
 
 def test_a_vocabulary_without_every_byte_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from xlstm_jax.config import AtLeast, Below, Config, ConfigError, PositiveInt, near_miss, to_json
@@ -13,8 +14,8 @@ DEFAULT_VOCAB_SIZE = 8192
 
 CONTENT = ("tokenizer", "vocab_size", "training_bytes", "validation_fraction", "seed", "shard_tokens")
 """Fields that decide what a store holds, beside the documents."""
-OF_TOKENIZER = ("eod", "drop_normalizer")
-"""Fields that the fingerprint of the tokenizer stands for. All others say how files become documents."""
+STOOD_FOR = ("eod", "drop_normalizer", "validation")
+"""Fields that the fingerprint of the tokenizer and the files stand for. All others say how files become documents."""
 
 
 @dataclass
@@ -32,14 +33,19 @@ class PrepareConfig(Config):
     format: str = AUTO
     """How to read all files; `auto` goes by their names."""
     text_field: str = "text"
-    """Field of JSON lines that holds the text."""
+    """Field of JSON records that holds the text."""
+    skip_invalid: bool = False
+    """Leave out JSON records whose text is missing, null or no string, and lines that are not JSON, and count them."""
     separator: str | None = None
     """Text between the documents of a text file (`\\n` and `\\t` are understood); a file is one if not given."""
     include: tuple[str, ...] | None = None
     """Name patterns: take only files from folders that match one of them."""
     validation_fraction: Annotated[float, AtLeast(0), Below(1)] = 0.02
     """Share of the documents (chosen by hash of their content) that is held out; at least one document if there are two
-    different ones, none if 0."""
+    different ones, none if 0. Of a single document the last part is held out, from the beginning of a line."""
+    validation: tuple[str, ...] = ()
+    """Files, folders or globs of which all documents are held out, in place of a share of the others. What is in both
+    is not learnt from."""
     seed: int = 0
     """Fixes the order of the documents. Which are held out does not depend on it."""
     training_bytes: PositiveInt = 1 << 30
@@ -49,6 +55,8 @@ class PrepareConfig(Config):
 
     def __post_init__(self) -> None:
         self.tokenizer, self.include = str(self.tokenizer), self.include or None
+        named = [self.validation] if isinstance(self.validation, (str, Path)) else self.validation
+        self.validation = tuple(map(str, named))
         if self.separator is not None:
             self.separator = self.separator.replace(r"\n", "\n").replace(r"\t", "\t")
         super().__post_init__()
@@ -73,4 +81,4 @@ class PrepareConfig(Config):
 
     def reading(self) -> dict[str, Any]:
         """JSON values of all that decides how files become documents."""
-        return {name: value for name, value in to_json(self).items() if name not in (*CONTENT, *OF_TOKENIZER)}
+        return {name: value for name, value in to_json(self).items() if name not in (*CONTENT, *STOOD_FOR)}

@@ -14,11 +14,12 @@ from typing import Any
 from xlstm_jax.config import from_json, to_json
 from xlstm_jax.data.errors import PrepareError
 from xlstm_jax.data.prepare.config import PrepareConfig
+from xlstm_jax.data.prepare.notes import Notes
 from xlstm_jax.data.prepare.sources import SourceFile, documents
+from xlstm_jax.data.store.store import JOB_FILE
 from xlstm_jax.files import write_json
 
-JOB_VERSION = 1
-JOB_FILE = "plan.json"
+JOB_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +48,16 @@ class Job:
         """What was asked for, as far as workers must know it; its tokenizer may be a fingerprint."""
         return PrepareConfig(**self.settings | self.reading)
 
-    def task_documents(self, task: int) -> Iterator[tuple[SourceFile, bytes]]:
-        """The documents of one task, with the file that each comes from."""
+    @property
+    def holds_out(self) -> bool:
+        """Whether files are held out by their name, in place of a share of the documents."""
+        return any(file.held_out for file in self.files)
+
+    def task_documents(self, task: int, notes: Notes | None = None) -> Iterator[tuple[SourceFile, bytes]]:
+        """The documents of one task, with the file that each comes from; `notes` counts what is left out."""
         for stretch in self.tasks[task]:
             file = self.files[stretch.file]
-            for document in documents(file, self.config, stretch.start, stretch.end):
+            for document in documents(file, self.config, stretch.start, stretch.end, notes):
                 yield file, document
 
     def task_bytes(self, task: int) -> int:
@@ -65,7 +71,7 @@ class Job:
 
     def is_edited(self, other: Job) -> bool:
         """Whether this is a job on the same files as another, of which some have been written to since."""
-        paths = [[file.path for file in job.files] for job in (self, other)]
+        paths = [[(file.path, file.held_out) for file in job.files] for job in (self, other)]
         return paths[0] == paths[1] and self.reading == other.reading and self.files_key() != other.files_key()
 
     def write(self, folder: Path) -> None:

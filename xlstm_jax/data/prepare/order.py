@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt64
 
+from xlstm_jax.data.errors import SourceError
 from xlstm_jax.data.prepare import stages
 from xlstm_jax.data.prepare.job import Job
 from xlstm_jax.data.store.store import FORMAT_VERSION, INDEX_FILE, SPLITS, index_checksum
@@ -17,6 +18,9 @@ from xlstm_jax.data.tokenizers import Tokenizer
 from xlstm_jax.files import sha256_of, write_array, write_json
 
 HASH_RANGE = 1 << 64
+
+REQUEST_VERSION = 2
+"""Of how a request becomes a store. Before 2, nothing was held out of a single document."""
 
 
 def split_threshold(hashes: UInt64[np.ndarray, " documents"], fraction: float) -> int:
@@ -50,7 +54,12 @@ def place_documents(job: Job, folder: Path, threshold: int) -> dict[str, np.ndar
     # Documents of equal hash are equal, so their order among each other does not matter.
     order = np.argsort(hashed["order"], kind="stable")
     validation = hashed["split"][order] < threshold
-    return {"train": placed[order[~validation]], "validation": placed[order[validation]]}
+    train = ~validation
+    if job.holds_out:
+        train &= ~np.isin(hashed["order"][order], hashed["order"][order[validation]])
+    if not train.any():
+        raise SourceError("no document is left to learn from: all of them are held out")
+    return {"train": placed[order[train]], "validation": placed[order[validation]]}
 
 
 def split_entry(folder: Path, name: str, placed: np.ndarray, shard_tokens: int) -> tuple[dict[str, Any], list[int]]:
@@ -86,6 +95,7 @@ def write_index(out: Path, job: Job, splits: dict[str, dict[str, Any]], tokenize
         "splits": splits,
         "request": {
             "settings": job.settings,
+            "version": REQUEST_VERSION,
             "files": len(job.files),
             "files_key": job.files_key(),
             "content": content,

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,9 +25,11 @@ from xlstm_jax.config import ConfigError
 from xlstm_jax.data.errors import PrepareError, SourceError
 from xlstm_jax.data.prepare import stages
 from xlstm_jax.data.prepare.config import PrepareConfig
-from xlstm_jax.data.prepare.job import JOB_FILE, Job, differences, make_job
+from xlstm_jax.data.prepare.job import Job, differences, make_job
+from xlstm_jax.data.prepare.notes import Notes
 from xlstm_jax.data.prepare.order import (
     HASH_RANGE,
+    REQUEST_VERSION,
     content_digest,
     place_documents,
     split_entry,
@@ -35,14 +38,25 @@ from xlstm_jax.data.prepare.order import (
 )
 from xlstm_jax.data.prepare.pool import WorkerPool
 from xlstm_jax.data.prepare.sources import list_files
-from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, WORK_FOLDER, TokenStore, open_store, read_index
+from xlstm_jax.data.store.store import (
+    INDEX_FILE,
+    JOB_FILE,
+    TOKENIZER_FOLDER,
+    WORK_FOLDER,
+    TokenStore,
+    open_store,
+    read_index,
+)
 from xlstm_jax.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from xlstm_jax.files import Lock, LockedError, check_space, remove_temporaries, write_array, write_json
 from xlstm_jax.machine.cores import usable_cores
 from xlstm_jax.machine.progress import Progress
 
 IN_PROCESS_BYTES = 1 << 22
+IN_PROCESS_TRAINING_BYTES = 1 << 17
 LOCK_FILE = ".lock"
+MUCH_HELD_OUT = 0.2
+"""Share of the bytes."""
 
 
 def prepare(
@@ -53,6 +67,7 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
     task_bytes: int | None = None,
+    say: Callable[[str], None] | None = None,
     **fields: Any,
 ) -> TokenStore:
     """Make a token store, go on with an unfinished one, or open the finished one if it is what is asked for.
@@ -64,6 +79,7 @@ def prepare(
         workers: processes; None means one for each core this process may use.
         progress: show bars on a terminal.
         task_bytes: source bytes that a worker does at a time; None chooses.
+        say: gets a sentence for each kind of thing that was left out; None writes them to standard error.
         fields: of `PrepareConfig`, in place of those of `config`: `prepare("books/", "stores/books", tokenizer="bpe")`.
 
     Raises:
@@ -71,35 +87,109 @@ def prepare(
         WriteError: if the store cannot be written; a `DiskFullError` for want of room.
     """
     out = Path(path)
-    listed = [sources] if isinstance(sources, (str, Path)) else list(sources)
     try:
         config = dataclasses.replace(config or PrepareConfig(), **fields)
     except ConfigError as error:
         raise PrepareError(str(error)) from error
-    given = _given_tokenizer(config)
     workers = workers if workers is not None else usable_cores()
     if workers < 1:
         raise PrepareError(f"workers is {workers}, but must be >= 1")
-    job = make_job(list_files(listed, config), config, _tokenizer_name(given), task_bytes)
+    request = Request.of(sources, config, task_bytes)
     if (out / INDEX_FILE).is_file():
-        return _open_equal(job, out, workers, progress)
-    bars = Progress(progress, unit="bytes")
+        return _open_equal(request, out, workers, progress)
+    bars, say = Progress(progress, unit="bytes"), say or _to_stderr
     with _locked(out):
-        job = _begin(job, out)
+        job = _begin(request.job, out)
         folder = out / WORK_FOLDER
         with WorkerPool(folder, _processes(job, workers)) as pool:
-            scanned = _scan(job, folder, pool, bars)
-            threshold = split_threshold(scanned["split"], config.validation_fraction)
-            made = _make_tokenizer(job, folder, pool, given, scanned, threshold, bars)
-            _encode(job, folder, pool, made, scanned, bars)
-            splits = _merge(job, folder, pool, made, threshold, bars)
+            scanned = _scan(job, folder, pool, bars, request.notes)
+            for sentence in request.notes.sentences():
+                say(f"note: {sentence}")
+            parted = _part(job, scanned)
+            made = _make_tokenizer(job, folder, pool, request.tokenizer, scanned, parted, bars)
+            _encode(job, folder, pool, made, scanned, parted, bars)
+            splits = _merge(job, folder, pool, made, parted, bars)
+        held_out = splits["validation"]["raw_bytes"] / sum(split["raw_bytes"] for split in splits.values())
+        if held_out > max(MUCH_HELD_OUT, 3 * config.validation_fraction) and not job.holds_out:
+            say(
+                f"note: {held_out:.0%} of the text is held out, because documents are held out whole and are few here; "
+                "`separator` cuts files into more, `validation` names files to hold out"
+            )
         made.save(out / TOKENIZER_FOLDER)
         write_index(out, job, splits, made, content_digest(scanned))
     shutil.rmtree(folder)
     return open_store(out)
 
 
+def prepare_beside(
+    sources: Sequence[str], path: Path, config: PrepareConfig, say: Callable[[str], None] | None = None
+) -> TokenStore:
+    """`prepare` for a folder whose name nobody chose: if a store of other documents has it, one beside it is made."""
+    if (path / INDEX_FILE).is_file():
+        request = Request.of(sources, config)
+        differing, content = request.compare(path, usable_cores(), progress=True)
+        if differing:
+            beside = path.with_name(f"{path.name}-{(content or request.job.files_key())[:8]}")
+            (say or _to_stderr)(f"note: {', '.join(sources)} changed since {path} was made of it: taking {beside}")
+            path = beside
+    return prepare(sources, path, config, say=say)
+
+
+def has_changed(sources: Sequence[str], path: Path, config: PrepareConfig) -> bool:
+    """Whether the sources would give a store of other documents than the finished one that was made of them; False
+    where they are there no more."""
+    try:
+        return bool(Request.of(sources, config).compare(path, usable_cores(), progress=True)[0])
+    except SourceError:
+        return False
+
+
+def _to_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
 # -- the request -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for: files and settings, and the tokenizer if it is there already."""
+
+    job: Job
+    tokenizer: Tokenizer | None
+    notes: Notes
+    """What was left out when files were looked for."""
+
+    @classmethod
+    def of(
+        cls, sources: str | Path | Sequence[str | Path], config: PrepareConfig, task_bytes: int | None = None
+    ) -> Request:
+        """List the files, load the tokenizer."""
+        given, notes = _given_tokenizer(config), Notes()
+        listed = [sources] if isinstance(sources, (str, Path)) else list(sources)
+        job = make_job(list_files(listed, config, notes), config, _tokenizer_name(given), task_bytes)
+        return cls(job, given, notes)
+
+    def compare(self, out: Path, workers: int, progress: bool) -> tuple[str, str]:
+        """In what this differs from the request of a finished store (empty if it would give the same one), and the
+        digest of the documents, if it was needed."""
+        found = read_index(out)
+        request, job = found["request"], self.job
+        differing, digest = differences(job.settings, request["settings"]), ""
+        old = request.get("version", 1) < REQUEST_VERSION and not found["splits"]["validation"]["documents"]
+        if job.files_key() != request["files_key"] or old:
+            # Files were moved or written to; their content decides.
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                job.write(folder)
+                with WorkerPool(folder, _processes(job, workers)) as pool:
+                    scanned = _scan(job, folder, pool, Progress(progress, unit="bytes"), self.notes)
+            digest = content_digest(scanned)
+            if not differing:
+                differing = differences({"documents": digest[:12]}, {"documents": request["content"][:12]})
+            if not differing and old and _part(job, scanned).tail:
+                differing = "held-out text (asked for the last part of the document, there none)"
+        return differing, digest
 
 
 def _given_tokenizer(config: PrepareConfig) -> Tokenizer | None:
@@ -125,7 +215,9 @@ def _processes(job: Job, workers: int) -> int:
     """How many processes to start; 0 means that what little there is to do is done in this one."""
     count = min(workers, len(job.tasks))
     size = sum(file.size for file in job.files)
-    return 0 if count == 1 and size < IN_PROCESS_BYTES else count
+    # The library does not hear Ctrl-C while it trains a tokenizer, but a process can be ended.
+    little = IN_PROCESS_TRAINING_BYTES if job.settings["tokenizer"] == "bpe" else IN_PROCESS_BYTES
+    return 0 if count == 1 and size < little else count
 
 
 @contextlib.contextmanager
@@ -133,8 +225,9 @@ def _locked(out: Path) -> Iterator[None]:
     """One preparation a folder at a time; the lock goes with the process that holds it."""
     if out.exists() and not out.is_dir():
         raise PrepareError(f"{out} is a file, but must be the folder of the store")
-    if out.is_dir() and not (out / INDEX_FILE).exists() and not (out / WORK_FOLDER).exists():
-        other = next((p.name for p in out.iterdir() if p.name != LOCK_FILE), None)
+    if out.is_dir() and not (out / INDEX_FILE).exists() and not (out / WORK_FOLDER / JOB_FILE).exists():
+        # A work folder that is empty was made just before a kill.
+        other = next((p.name for p in out.iterdir() if p.name != LOCK_FILE and not _is_empty_work(p)), None)
         if other is not None:
             raise PrepareError(f"{out} is not empty (it holds {other!r}) and not a token store; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -149,9 +242,13 @@ def _locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
+def _is_empty_work(path: Path) -> bool:
+    return path.name == WORK_FOLDER and path.is_dir() and all(inner.suffix == ".tmp" for inner in path.iterdir())
+
+
 def _begin(job: Job, out: Path) -> Job:
-    """Write the job down, or take up the unfinished one if it is the same; if it is of the same files before they were
-    written to, begin again."""
+    """Write the job down, or take up the unfinished one if it is the same; begin again if that is of the same files
+    before they were written to, or was only reading (as one that was refused for a file in it)."""
     folder = out / WORK_FOLDER
     remove_temporaries(out)
     if not (folder / JOB_FILE).is_file():
@@ -160,8 +257,9 @@ def _begin(job: Job, out: Path) -> Job:
         return job
     remove_temporaries(folder)
     found = Job.read(folder)
-    if found.settings == job.settings and job.is_edited(found):
-        # What was made of the old content is of no use, and asking for it again would only send the user to delete it.
+    was_reading = found.files_key() != job.files_key() and not _has_work(folder)
+    if found.settings == job.settings and (job.is_edited(found) or was_reading):
+        # What is there is of no use, or soon made again, and asking would only send the user to delete it.
         for path in out.iterdir():
             if path.name != LOCK_FILE:
                 (shutil.rmtree if path.is_dir() else os.unlink)(path)
@@ -177,22 +275,17 @@ def _begin(job: Job, out: Path) -> Job:
     return found
 
 
+def _has_work(folder: Path) -> bool:
+    return any(folder.glob("tokens-*")) or (stages.tokenizer_path(folder) / "finished").exists()
+
+
 def _request(job: Job) -> dict[str, Any]:
     return job.settings | {"sources": job.files_key()[:12]}
 
 
-def _open_equal(job: Job, out: Path, workers: int, progress: bool) -> TokenStore:
-    """The finished store, if this job would make the same one."""
-    found = read_index(out)["request"]
-    differing = differences(job.settings, found["settings"])
-    if not differing and job.files_key() != found["files_key"]:
-        # Files were moved or written to; their content decides.
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            job.write(folder)
-            with WorkerPool(folder, _processes(job, workers)) as pool:
-                digest = content_digest(_scan(job, folder, pool, Progress(progress, unit="bytes")))
-        differing = differences({"documents": digest[:12]}, {"documents": found["content"][:12]})
+def _open_equal(request: Request, out: Path, workers: int, progress: bool) -> TokenStore:
+    """The finished store, if this request would make the same one."""
+    differing, _ = request.compare(out, workers, progress)
     if differing:
         raise PrepareError(
             f"{out} holds a store of another request, which differs in {differing}; delete it or choose another folder"
@@ -205,8 +298,28 @@ def _open_equal(job: Job, out: Path, workers: int, progress: bool) -> TokenStore
 # -- the work ----------------------------------------------------------------------------------------------------------
 
 
-def _task_works(job: Job, name: str) -> list[tuple[dict[str, Any], int]]:
-    return [({"do": name, "task": task}, job.task_bytes(task)) for task in range(len(job.tasks))]
+@dataclasses.dataclass(frozen=True)
+class Parted:
+    """What parts training and validation: documents whose split hash is below `threshold` are held out; if `tail` is
+    not 0, that share of the end of each document."""
+
+    threshold: int
+    tail: float = 0.0
+
+
+def _part(job: Job, scanned: np.ndarray) -> Parted:
+    fraction = job.config.validation_fraction
+    if job.holds_out:
+        if not (scanned["split"] == stages.HELD_OUT).any():
+            raise SourceError("the sources of validation hold no text")
+        return Parted(1)
+    threshold = split_threshold(scanned["split"], fraction)
+    # One document (or copies of one) cannot be held out as a whole.
+    return Parted(1, fraction) if fraction and not threshold else Parted(threshold)
+
+
+def _task_works(job: Job, name: str, **arguments: Any) -> list[tuple[dict[str, Any], int]]:
+    return [({"do": name, "task": task} | arguments, job.task_bytes(task)) for task in range(len(job.tasks))]
 
 
 def _run_missing(
@@ -224,11 +337,14 @@ def _run_missing(
         pool.run([w for w, _ in missing], lambda w: advance(sizes[json.dumps(w)]))
 
 
-def _scan(job: Job, folder: Path, pool: WorkerPool, bars: Progress) -> np.ndarray:
+def _scan(job: Job, folder: Path, pool: WorkerPool, bars: Progress, notes: Notes) -> np.ndarray:
     _run_missing(pool, bars, "reading", _task_works(job, "scan"), lambda w: stages.scan_path(folder, w["task"]))
+    for task in range(len(job.tasks)):
+        notes.update(json.loads(stages.notes_path(folder, task).read_bytes()))
     scanned = np.concatenate([np.load(stages.scan_path(folder, task)) for task in range(len(job.tasks))])
     if not scanned.size:
-        raise SourceError(f"the sources hold no text: {len(job.files)} files, all empty")
+        why = "; ".join(notes.sentences()) or f"{len(job.files)} files, all empty"
+        raise SourceError(f"the sources hold no text: {why}")
     return scanned
 
 
@@ -238,40 +354,51 @@ def _make_tokenizer(
     pool: WorkerPool,
     given: Tokenizer | None,
     scanned: np.ndarray,
-    threshold: int,
+    parted: Parted,
     bars: Progress,
 ) -> Tokenizer:
     path = stages.tokenizer_path(folder)
     if given is not None:
         given.save(path)
     elif not (path / "finished").exists():
-        training = job.config.training_bytes
-        total = int(scanned["bytes"][scanned["split"] >= threshold].sum())
-        limit = min(HASH_RANGE, HASH_RANGE * training // max(1, total))
-        # In a process of its own, because the library does not hear Ctrl-C while it merges.
+        training, learnt = job.config.training_bytes, scanned[scanned["split"] >= parted.threshold]
+        total = int(learnt["bytes"].sum())
+        # At least one document, however long it is.
+        limit = max(
+            min(HASH_RANGE, HASH_RANGE * training // max(1, total)),
+            int(learnt["order"].min(initial=HASH_RANGE - 1)) + 1,
+        )
+        work = {"do": "train", "threshold": parted.threshold, "limit": limit, "tail": parted.tail}
         with bars.bar("tokenizer", min(total, training)) as advance:
-            pool.run([{"do": "train", "threshold": threshold, "limit": limit}], lambda _: None, advance)
+            pool.run([work], lambda _: None, advance)
         write_json(path / "finished", True)
     return load_tokenizer(path)
 
 
 def _encode(
-    job: Job, folder: Path, pool: WorkerPool, tokenizer: Tokenizer, scanned: np.ndarray, bars: Progress
+    job: Job,
+    folder: Path,
+    pool: WorkerPool,
+    tokenizer: Tokenizer,
+    scanned: np.ndarray,
+    parted: Parted,
+    bars: Progress,
 ) -> None:
     if isinstance(tokenizer, ByteTokenizer):
         # Two bytes a token, once as encoded and once as shard. What another tokenizer needs is known after encoding.
         done = sum(path.stat().st_size for path in folder.glob("tokens-*.bin"))
         check_space(folder, 4 * int(scanned["bytes"].sum()) - done, f"{folder} needs")
-    _run_missing(pool, bars, "encoding", _task_works(job, "encode"), lambda w: stages.encoded_path(folder, w["task"]))
+    works = _task_works(job, "encode", tail=parted.tail)
+    _run_missing(pool, bars, "encoding", works, lambda w: stages.encoded_path(folder, w["task"]))
 
 
 def _merge(
-    job: Job, folder: Path, pool: WorkerPool, tokenizer: Tokenizer, threshold: int, bars: Progress
+    job: Job, folder: Path, pool: WorkerPool, tokenizer: Tokenizer, parted: Parted, bars: Progress
 ) -> dict[str, dict[str, Any]]:
     dtype = stages.token_dtype(tokenizer.vocab_size)
     splits: dict[str, dict[str, Any]] = {}
     works: list[tuple[dict[str, Any], int]] = []
-    for name, placed in place_documents(job, folder, threshold).items():
+    for name, placed in place_documents(job, folder, parted.threshold).items():
         write_array(stages.placed_path(folder, name), placed)
         splits[name], cuts = split_entry(folder.parent, name, placed, job.config.shard_tokens)
         for shard, (first, last) in enumerate(itertools.pairwise(cuts)):

@@ -15,6 +15,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ def serve() -> None:
         except BrokenPipeError:
             os._exit(1)  # the caller was killed: there is nobody to tell
 
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     for line in sys.stdin:
         try:
             worker = worker or Worker(Path(sys.argv[1]))
@@ -152,3 +154,10 @@ def serve() -> None:
             traceback.print_exc()
             answer = {"error": "Unexpected", "message": f"{type(error).__name__} in a worker process: {error}"}
         send(answer)
+
+
+def _leave_with(parent: int) -> None:
+    """End this process when its caller has been killed, also in the middle of long work."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

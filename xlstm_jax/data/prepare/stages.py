@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32
 
 from xlstm_jax.data.errors import SourceError, TokenizerError
 from xlstm_jax.data.prepare.job import Job
-from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer, train_byte_level
+from xlstm_jax.data.prepare.notes import Notes
+from xlstm_jax.data.prepare.sources import SourceFile
+from xlstm_jax.data.tokenizers import Tokenizer, first_difference, load_tokenizer, train_byte_level
 from xlstm_jax.files import open_atomic, sha256_of, write_array, write_json
 
 # Of a document: what orders it, what decides its split, its raw bytes, its tokens (0 until encoded).
@@ -34,6 +37,22 @@ def document_hashes(content: bytes, seed: int) -> tuple[int, int]:
     order = hashlib.blake2b(digest, digest_size=8, key=repr(seed).encode()[:64], person=b"order").digest()
     split = hashlib.blake2b(digest, digest_size=8, person=b"split").digest()
     return int.from_bytes(order, "little"), int.from_bytes(split, "little")
+
+
+LEARNT, HELD_OUT = (1 << 64) - 1, 0
+"""In place of a split hash: of a document whose side is settled otherwise. Any threshold above 0 parts them."""
+
+
+def cut_tail(content: bytes, fraction: float) -> tuple[bytes, bytes]:
+    """A document without its last part, and that part: about `fraction` of it, or up to twice as much so that it begins
+    a line. The second is empty if there is nothing to cut."""
+    size = max(1, round(len(content) * fraction))
+    at = content.rfind(b"\n", max(0, len(content) - 2 * size), len(content) - size) + 1
+    if at == 0:
+        at = len(content) - size
+        while at > 0 and content[at] & 0xC0 == 0x80 and len(content) - at < size + 4:  # inside a character of UTF-8
+            at -= 1
+    return (content[:at], content[at:]) if at > 0 else (content, b"")
 
 
 class Worker:
@@ -55,53 +74,82 @@ class Worker:
         actions[work["do"]](**{key: value for key, value in work.items() if key != "do"})
 
     def scan(self, task: int) -> None:
-        rows = []
-        for _, content in self.job.task_documents(task):
-            order, split = document_hashes(content, self.job.config.seed)
-            rows.append((order, split, len(content), 0))
+        rows, notes = [], Notes()
+        for source, content in self.job.task_documents(task, notes):
+            rows.append((*self._hashes(source, content), len(content), 0))
+        write_json(notes_path(self.folder, task), notes.found)
         write_array(scan_path(self.folder, task), np.array(rows, DOCUMENT))
 
-    def train(self, threshold: int, limit: int, advance: Callable[[int], None]) -> None:
+    def _hashes(self, source: SourceFile, content: bytes) -> tuple[int, int]:
+        order, split = document_hashes(content, self.job.config.seed)
+        if self.job.holds_out:
+            split = HELD_OUT if source.held_out else LEARNT
+        return order, split
+
+    def _parts(self, source: SourceFile, content: bytes, tail: float) -> Iterator[tuple[bytes, int, int]]:
+        """A document, or what becomes of it if a `tail` is held out; and its hashes."""
+        if not tail:
+            yield content, *self._hashes(source, content)
+            return
+        for part, side in zip(cut_tail(content, tail), (LEARNT, HELD_OUT), strict=True):
+            if part:
+                yield part, document_hashes(part, self.job.config.seed)[0], side
+
+    def train(self, threshold: int, limit: int, tail: float, advance: Callable[[int], None]) -> None:
         """Train a byte-level BPE on the documents from split hash `threshold` on and below order hash `limit`."""
         assert self.job.config.vocab_size is not None
-        documents = self._training_documents(threshold, limit, advance)
+        documents = self._training_documents(threshold, limit, tail, advance)
         train_byte_level(documents, self.job.config.vocab_size).save(tokenizer_path(self.folder))
 
-    def _training_documents(self, threshold: int, limit: int, advance: Callable[[int], None]) -> Iterator[bytes]:
-        unreported = 0
-        for task in range(len(self.job.tasks)):
-            for _, content in self.job.task_documents(task):
-                order, split = document_hashes(content, self.job.config.seed)
-                if split >= threshold and order < limit:
-                    yield content
-                    unreported += len(content)
+    def _training_documents(
+        self, threshold: int, limit: int, tail: float, advance: Callable[[int], None]
+    ) -> Iterator[bytes]:
+        tasks, unreported = range(len(self.job.tasks)), 0
+        held_out = set()
+        if self.job.holds_out:
+            scanned = np.concatenate([np.load(scan_path(self.folder, task)) for task in tasks])
+            held_out = set(scanned["order"][scanned["split"] < threshold].tolist())
+        for task in tasks:
+            for source, content in self.job.task_documents(task):
+                for part, order, split in self._parts(source, content, tail):
+                    if split < threshold or (order >= limit and not tail) or order in held_out:
+                        continue
+                    yield part[: self.job.config.training_bytes]
+                    unreported += len(part)
                     if unreported >= PROGRESS_BYTES:
                         advance(unreported)
                         unreported = 0
 
-    def encode(self, task: int) -> None:
-        scanned = np.load(scan_path(self.folder, task))
+    def encode(self, task: int, tail: float) -> None:
+        scanned = iter(np.load(scan_path(self.folder, task))["order"].tolist())
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(tokenizer_path(self.folder))
         dtype = token_dtype(self._tokenizer.vocab_size)
         rows: list[tuple[int, int, int, int]] = []
         with open_atomic(tokens_path(self.folder, task)) as file:
             for source, content in self.job.task_documents(task):
-                order, split = document_hashes(content, self.job.config.seed)
-                if len(rows) >= len(scanned) or scanned["order"][len(rows)] != order:
+                if next(scanned, None) != self._hashes(source, content)[0]:
                     raise SourceError(f"{source.path} changed while it was being read; run the same command again")
-                try:
-                    tokens = self._tokenizer.encode_array(content)
-                except ValueError as error:
-                    raise SourceError(f"a document of {source.path} cannot be encoded: {error}") from error
-                # A few texts have shown that bytes come back; what counts is these.
-                if self._tokenizer.decode(tokens) != content:
-                    raise TokenizerError(f"the tokenizer does not give a document of {source.path} back as it was")
-                file.write(tokens.astype(dtype).tobytes())
-                rows.append((order, split, len(content), len(tokens)))
-        if len(rows) != len(scanned):
+                for part, order, split in self._parts(source, content, tail):
+                    tokens = self._encoded(part, source)
+                    file.write(tokens.astype(dtype).tobytes())
+                    rows.append((order, split, len(part), len(tokens)))
+        if next(scanned, None) is not None:
             raise SourceError("the sources changed while they were being read; run the same command again")
         write_array(encoded_path(self.folder, task), np.array(rows, DOCUMENT))
+
+    def _encoded(self, content: bytes, source: SourceFile) -> Int32[np.ndarray, " tokens"]:
+        assert self._tokenizer is not None
+        try:
+            tokens = self._tokenizer.encode_array(content)
+        except ValueError as error:
+            raise SourceError(f"a document of {source.path} cannot be encoded: {error}") from error
+        # A few texts have shown that bytes come back; what counts is these.
+        back = self._tokenizer.decode(tokens)
+        if back != content:
+            what = first_difference(content, back)
+            raise TokenizerError(f"the tokenizer does not give a document of {source.path} back as it was: {what}")
+        return tokens
 
     def merge(self, split: str, shard: int, first: int, last: int, closing: bool, eod: int, dtype: str) -> None:
         """Write documents `first` to `last` of a split as one shard, each after its opening EOD."""
@@ -129,6 +177,10 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 def scan_path(folder: Path, task: int) -> Path:
     return folder / f"scan-{task:05d}.npy"
+
+
+def notes_path(folder: Path, task: int) -> Path:
+    return folder / f"scan-{task:05d}.json"
 
 
 def tokens_path(folder: Path, task: int) -> Path:

@@ -7,7 +7,7 @@ from xlstm_jax.data.store.mixed import MixedStore
 from xlstm_jax.data.store.mixture import Mixture
 from xlstm_jax.data.store.prefetch import Prefetcher
 from xlstm_jax.data.store.split import Split, TokenArray
-from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store
+from xlstm_jax.data.store.store import INDEX_FILE, TOKENIZER_FOLDER, TokenStore, open_store, read_index
 
 __all__ = [
     "INDEX_FILE",
@@ -25,5 +25,6 @@ __all__ = [
     "TokenStore",
     "Window",
     "open_store",
+    "read_index",
     "windows",
 ]

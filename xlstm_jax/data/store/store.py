@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"
 WORK_FOLDER = "work"
+JOB_FILE = "plan.json"
+"""In the work folder: what an unfinished preparation is to do."""
 TOKENIZER_FOLDER = "tokenizer"
 SPLITS = ("train", "validation")
 
@@ -149,7 +151,7 @@ def open_store(path: str | Path) -> TokenStore:
             raise MissingStoreError(
                 f"there is no token store at {path}; `xlstm data prepare SOURCE --out {path}` makes one"
             )
-        if (path / WORK_FOLDER).is_dir():
+        if (path / WORK_FOLDER / JOB_FILE).is_file():
             raise MissingStoreError(
                 f"the token store at {path} is not finished; run the `xlstm data prepare` that began it again"
             )

@@ -69,3 +69,11 @@ class Tokenizer(ABC):
 def as_bytes(text: bytes | str) -> bytes:
     """UTF-8 of a `str`; half surrogate pairs, which JSON can carry, pass as three bytes each."""
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+
+
+def first_difference(text: bytes, back: bytes) -> str:
+    """Where and how a text differs from what came back of it: `at byte 4, 'law § 12' returned as 'law  12'`."""
+    ends = min(len(text), len(back))
+    at = next((n for n in range(ends) if text[n] != back[n]), ends)
+    shown = (repr(one[max(0, at - 10) : at + 20].decode("utf-8", "replace")) for one in (text, back))
+    return f"at byte {at}, {' returned as '.join(shown)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from jaxtyping import Int32
 
 from xlstm_jax.config import near_miss
 from xlstm_jax.data.errors import NoEndOfDocumentError, NormalizerError, PrepareError, TokenizerError, reason
-from xlstm_jax.data.tokenizers.base import INFO_FILE, TOKENIZER_FILE, Tokenizer, as_bytes
+from xlstm_jax.data.tokenizers.base import INFO_FILE, TOKENIZER_FILE, Tokenizer, as_bytes, first_difference
 from xlstm_jax.files import open_atomic, write_json
 
 EOD_TEXT = "<|endoftext|>"
@@ -30,6 +31,11 @@ EVIDENT_EODS = (EOD_TEXT, "<|end_of_text|>", "</s>", "<eod>", "<|eod|>", "<EOD>"
 # Words with the space before them, numbers of up to three digits, runs of signs, line ends with the blank lines before
 # them, then indentation. Every character is in exactly one of them.
 WORD_PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+# Training takes a time that grows with the square of a word's length, so what has no border is cut for it: DNA, code on
+# one line, Chinese, rulers of spaces. For all other text this is the same pattern.
+LONGEST_WORD = 1000
+_TRAINING_PATTERN = WORD_PATTERN.replace("+", f"{{1,{LONGEST_WORD}}}").replace("*", f"{{0,{LONGEST_WORD}}}")
 
 # Far more than any vocabulary has: an id beyond is damage, and would cost memory for all ids below it.
 MOST_IDS = 1 << 24
@@ -85,11 +91,20 @@ class ByteLevelTokenizer(Tokenizer):
         self._byte_ids = np.array([vocabulary[letters[b]] for b in range(256)], np.int32)
         # Special tokens stay in the list, which decides the ids of the others, but are not looked for in text.
         plain = data | {"added_tokens": [t | {"special": t["content"] in special} for t in added]}
-        self._library = _library_tokenizer(plain | {"truncation": None, "padding": None, "post_processor": None}, name)
-        self._library.encode_special_tokens = True
+        plain |= {"truncation": None, "padding": None, "post_processor": None}
+        self._library = _library_tokenizer(plain, name)
+        # Where this package lets other readers put the EOD before a text, the ids of the text are what they were.
+        if data.get("post_processor") == opening_template(self.eod_text, self.eod_id):
+            data |= {"post_processor": None}
         identity = {"eod": self.eod_text, "tokenizer": data}
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        self._probe([t["content"] for t in added if t["content"] not in special])
+        self._keep_all(plain)
+        ordinary = [t for t in added if t["content"] not in special]
+        for token, side in itertools.product(ordinary, ("lstrip", "rstrip")):
+            if token.get(side):
+                what = f"drops the spaces beside its token {token['content']!r} ({side})"
+                raise TokenizerError(f"{name} {what}, so bytes would not come back")
+        self._probe([token["content"] for token in ordinary])
 
     @classmethod
     def from_file(cls, path: str | Path, *, eod: str | None = None, drop_normalizer: bool = False) -> Tokenizer:
@@ -138,13 +153,24 @@ class ByteLevelTokenizer(Tokenizer):
         info = {"kind": self.kind, "eod": self.eod_text, "drop_normalizer": self._drop_normalizer}
         write_json(folder / INFO_FILE, info | {"fingerprint": self.fingerprint})
 
+    def _keep_all(self, plain: dict[str, Any]) -> None:
+        """Let the pre-tokenizer give on what it is told to remove beside its matches, if these are all of the text in
+        practice: those of published tokenizers are, so their ids stay."""
+        keeping = _keeping_all(plain["pre_tokenizer"])
+        if keeping != plain["pre_tokenizer"]:
+            given, self._library = self._library, _library_tokenizer(plain | {"pre_tokenizer": keeping}, self._name)
+            if any(given.encode(text).ids != self._library.encode(text).ids for text in _PROBES):
+                raise TokenizerError(
+                    f"{self._name} drops what its pre-tokenizer does not match (behavior Removed, inverted), so bytes "
+                    "would not come back"
+                )
+
     def _probe(self, added: list[str]) -> None:
         for text in (*_PROBES, self.eod_text, *(f"a {content} b" for content in added[:100])):
             back = self.decode(self.encode_array(text))
             if back != text.encode():
-                raise TokenizerError(
-                    f"{self._name} does not give bytes back: {text!r} returns as {back.decode('utf-8', 'replace')!r}"
-                )
+                what = first_difference(text.encode(), back)
+                raise TokenizerError(f"{self._name} does not give bytes back: {what}")
 
 
 def train_byte_level(documents: Iterable[bytes], vocab_size: int) -> ByteLevelTokenizer:
@@ -162,9 +188,12 @@ def train_byte_level(documents: Iterable[bytes], vocab_size: int) -> ByteLevelTo
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     library = tokenizers.Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(tokenizers.Regex(WORD_PATTERN), "isolated")
-    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    library.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_of_words])
+
+    def words(pattern: str) -> Any:
+        split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+    library.pre_tokenizer = words(_TRAINING_PATTERN)
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -173,6 +202,7 @@ def train_byte_level(documents: Iterable[bytes], vocab_size: int) -> ByteLevelTo
         show_progress=False,
     )
     library.train_from_iterator(_texts(documents), trainer)
+    library.pre_tokenizer = words(WORD_PATTERN)
     return ByteLevelTokenizer(library.to_str(), eod=EOD_TEXT, name="the trained tokenizer")
 
 
@@ -191,6 +221,18 @@ def byte_vocabulary_json(tokenizer: Tokenizer) -> str:
         "model": {"type": "BPE", "vocab": {letter: byte for byte, letter in enumerate(_byte_letters())}, "merges": []},
     }
     return json.dumps(data, ensure_ascii=False, indent=2)
+
+
+def opening_template(text: str, token_id: int) -> dict[str, Any]:
+    """The `post_processor` of a tokenizer.json that puts a token before every text."""
+    token = {"SpecialToken": {"id": text, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [token, first],
+        "pair": [token, first, second],
+        "special_tokens": {text: {"id": text, "ids": [token_id], "tokens": [text]}},
+    }
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -248,7 +290,7 @@ def _check_model(data: dict[str, Any], name: str, drop_normalizer: bool) -> None
         raise TokenizerError(
             f"{name} is a {model['type']} tokenizer, which does not give bytes back; use a byte-level BPE"
         )
-    if not _mentions_byte_level(data.get("pre_tokenizer")):
+    if not any(part.get("type") == "ByteLevel" for part in _leaves(data.get("pre_tokenizer"))):
         raise TokenizerError(
             f"{name} is not byte-level (it has no ByteLevel pre-tokenizer), so bytes would not come back"
         )
@@ -258,32 +300,51 @@ def _check_model(data: dict[str, Any], name: str, drop_normalizer: bool) -> None
         if model.get(key):
             raise TokenizerError(f"{name} marks its tokens ({key} {model[key]!r}), so bytes would not come back")
     if data.get("normalizer") is not None:
-        if not drop_normalizer:
-            kinds = ", ".join(_types(data["normalizer"])) or "unknown"
+        kinds = ", ".join(str(part.get("type")) for part in _leaves(data["normalizer"]))
+        if kinds and not drop_normalizer:
             raise NormalizerError(
                 f"{name} normalises its text ({kinds}), so bytes would not come back; "
                 "to use it without that step, pass drop_normalizer (--drop-normalizer)"
             )
         data["normalizer"] = None
-    if _adds_prefix_space(data.get("pre_tokenizer")):
-        raise TokenizerError(f"{name} puts a space before each text (add_prefix_space), so bytes would not come back")
+    for part in _leaves(data["pre_tokenizer"]):
+        kind = part.get("type")
+        if part.get("add_prefix_space"):
+            raise TokenizerError(
+                f"{name} puts a space before each text (add_prefix_space), so bytes would not come back"
+            )
+        removes = part.get("behavior") == "Removed" and not part.get("invert")
+        if kind not in _KEEPS_ALL or removes:
+            how = f"{kind} with behavior Removed" if removes else kind
+            raise TokenizerError(
+                f"{name} drops or changes characters where it cuts its text (pre-tokenizer {how}), so bytes would not "
+                "come back"
+            )
 
 
-def _types(part: Any) -> list[str]:
-    if not isinstance(part, dict):
+_KEEPS_ALL = ("ByteLevel", "Split", "Punctuation", "Digits", "FixedLength")
+"""Pre-tokenizers that give every character on, if they are not told to remove what they cut at. (`UnicodeScripts` loses
+a space at the beginning.)"""
+
+
+def _leaves(part: Any) -> list[dict[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, without the sequences that hold them; none if it does nothing."""
+    if part is None:
         return []
-    inner = [t for key in ("normalizers", "pretokenizers") for p in part.get(key) or [] for t in _types(p)]
-    return inner or [str(part.get("type"))]
+    if part.get("type") != "Sequence":
+        return [part]
+    return [
+        leaf for key in ("normalizers", "pretokenizers") for inner in part.get(key) or [] for leaf in _leaves(inner)
+    ]
 
 
-def _mentions_byte_level(part: Any) -> bool:
-    return "ByteLevel" in _types(part)
-
-
-def _adds_prefix_space(part: Any) -> bool:
-    if not isinstance(part, dict):
-        return False
-    return bool(part.get("add_prefix_space")) or any(_adds_prefix_space(p) for p in part.get("pretokenizers") or [])
+def _keeping_all(part: Any) -> Any:
+    """A pre-tokenizer whose `Split`s give on what they are told to remove beside their matches."""
+    if isinstance(part, dict):
+        part = {key: _keeping_all(value) for key, value in part.items()}
+        if part.get("behavior") == "Removed":
+            return part | {"behavior": "Isolated", "invert": False}
+    return [_keeping_all(inner) for inner in part] if isinstance(part, list) else part
 
 
 def _find_eod(ids: dict[str, int], eod: str | None, name: str) -> str:
@@ -315,7 +376,9 @@ def _library_tokenizer(data: dict[str, Any], name: str) -> Any:
     import tokenizers
 
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(data))
+        library = tokenizers.Tokenizer.from_str(json.dumps(data))
+        library.encode_special_tokens = True
+        return library
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(
             f"{name} is not a tokenizer.json that the tokenizers library can read: {reason(error)}"

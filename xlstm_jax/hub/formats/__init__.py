@@ -18,6 +18,7 @@ TITLES = {
     "xlstm": "xLSTMForCausalLM of Hugging Face",
     "llama": "LlamaForCausalLM of Hugging Face",
     "xlstm-package": "xLSTMLMModel of the PyTorch package xlstm",
+    "native": "any model of this package, by its own names",
 }
 
 

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from xlstm_jax.config import ConfigError
+
+
+def remarks(document: Mapping[str, Any], stored: Collection[str]) -> list[str]:
+    """What of a config.json of any format does not act here as it would elsewhere, a sentence each.
+
+    Args:
+        stored: the dtypes of the tensors; empty where others were asked for.
+    """
+    notes = []
+    if quantization := document.get("quantization_config"):
+        kind = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+        notes.append(
+            f"config.json has a quantization_config ({kind!r}), which is not followed: the model computes with the "
+            "weights as they are stored"
+        )
+    if document.get("auto_map"):
+        notes.append("config.json names code of its own (auto_map), which is not run")
+    named = {name: document[name] for name in ("torch_dtype", "dtype") if document.get(name) not in (None, "auto")}
+    if stored and any(str(dtype).removeprefix("torch.") not in stored for dtype in named.values()):
+        said = " and ".join(f"{name} is {dtype!r}" for name, dtype in named.items())
+        notes.append(f"config.json: {said}, but the tensors are {' and '.join(sorted(stored))}, which holds")
+    return notes
 
 
 class Document:

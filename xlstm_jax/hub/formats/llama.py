@@ -13,7 +13,17 @@ import numpy as np
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.hub.errors import WeightsError, refuse
-from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, Written, compute_dtype, head_of, read_tied
+from xlstm_jax.hub.formats.base import (
+    HEAD,
+    Format,
+    ReadOptions,
+    Tensors,
+    Weights,
+    Written,
+    compute_dtype,
+    head_of,
+    read_tied,
+)
 from xlstm_jax.hub.formats.document import Document
 from xlstm_jax.hub.kept import Record
 from xlstm_jax.hub.mapping import Entry, dense, single
@@ -172,4 +182,6 @@ def _write(config: LlamaConfig, record: Record) -> Written:
     return Written(huggingface_from_config(config), list(entries(config, head)), [], {})
 
 
-FORMAT = Format(lambda document: document.get("model_type") == "llama", _read, LlamaConfig, _write)
+FORMAT = Format(
+    lambda document: document.get("model_type") == "llama", _read, LlamaConfig, _write, ("model.norm.weight", HEAD)
+)

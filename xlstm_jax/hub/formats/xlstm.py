@@ -13,7 +13,17 @@ from typing import Any
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, Written, compute_dtype, head_of, read_tied
+from xlstm_jax.hub.formats.base import (
+    HEAD,
+    Format,
+    ReadOptions,
+    Tensors,
+    Weights,
+    Written,
+    compute_dtype,
+    head_of,
+    read_tied,
+)
 from xlstm_jax.hub.formats.document import Document
 from xlstm_jax.hub.kept import Record
 from xlstm_jax.hub.mapping import FLAT, Entry, dense, single
@@ -27,17 +37,20 @@ from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
 WEIGHT_MODES = ("single", "fused")
 DEFAULT_CONTEXT = 8192
-"""Length of the sequences that xLSTM-7B was trained on; the format says nothing about it."""
+"""Length of the sequences that xLSTM-7B was trained on; the format itself says nothing about it."""
 
 _KERNEL_EPS = 1e-6
+_DTYPE_NAMES = ("dtype", "autocast_kernel_dtype")
+_LANDMARKS = ("backbone.out_norm.weight", HEAD)
 
 
 def config_from_huggingface(
-    data: Mapping[str, Any], dtype: FloatName = "float32", context_length: int = DEFAULT_CONTEXT
+    data: Mapping[str, Any], dtype: FloatName = "float32", context_length: int | None = None
 ) -> xLSTMLMModelConfig:
     """The model that a config.json of the model type "xlstm" describes.
 
-    Activations get `dtype`; `context_length` is that of training rows to come, and no limit.
+    Activations get `dtype`; `context_length` is that of training rows to come, and no limit. None takes what a folder
+    that was written here says, else 8192.
 
     Raises:
         ConfigError: for a value that is no good, or that our model would not compute.
@@ -80,7 +93,9 @@ def config_from_huggingface(
             ),
             feedforward=_feedforward(doc, dim),
         ),
-        context_length=context_length,
+        context_length=doc.whole("context_length", default=DEFAULT_CONTEXT)
+        if context_length is None
+        else context_length,
         num_blocks=doc.whole("num_hidden_layers", "num_blocks", default=32),
         embedding_dim=dim,
         dtype=dtype,
@@ -217,7 +232,7 @@ def huggingface_from_config(config: xLSTMLMModelConfig) -> dict[str, Any]:
         "output_logit_soft_cap": config.logits_soft_cap,
         "return_last_states": True,
         "mode": "inference",
-    }
+    } | ({"context_length": config.context_length} if config.context_length > 0 else {})
 
 
 def _format_factor(dim: int, width: int, factor: float, multiple: int) -> tuple[float, int]:
@@ -273,12 +288,15 @@ def _read(document: Mapping[str, Any], tensors: Tensors, options: ReadOptions) -
     mode = document.get("weight_mode") or "single"
     if mode not in WEIGHT_MODES:
         raise ConfigError(f"config.json: weight_mode is {mode!r}, but must be 'single' or 'fused'")
-    config = config_from_huggingface(
-        document, compute_dtype(tensors, options.dtype), options.context_length or DEFAULT_CONTEXT
-    )
+    config = config_from_huggingface(document, compute_dtype(tensors, options.dtype), options.context_length)
     table = partial(entries, weight_mode=mode)
     weights = read_tied(config, tensors, table, "backbone.embeddings.weight", options)
     weights.record.weight_mode = mode
+    if document.get("norm_reduction_force_float32") is False and config.dtype != "float32":
+        weights.notes.append(
+            f"config.json says norm_reduction_force_float32 False, but norms are computed in float32 here, not in "
+            f"{config.dtype}"
+        )
     return weights
 
 
@@ -288,7 +306,9 @@ def _write(config: xLSTMLMModelConfig, record: Record) -> Written:
         raise WeightsError(f"the weight mode is {mode!r}, but must be 'single' or 'fused'")
     document = huggingface_from_config(config) | {"weight_mode": mode}
     # transformers does not tie this model's head, and would make up one that is missing: a tied one is written, too.
-    return Written(document, list(entries(config, mode)), _notes(config), {"force_bos_token_insert": True})
+    return Written(
+        document, list(entries(config, mode)), _notes(config), {"force_bos_token_insert": True}, _DTYPE_NAMES
+    )
 
 
-FORMAT = Format(lambda document: document.get("model_type") == "xlstm", _read, xLSTMLMModelConfig, _write)
+FORMAT = Format(lambda document: document.get("model_type") == "xlstm", _read, xLSTMLMModelConfig, _write, _LANDMARKS)

@@ -19,14 +19,27 @@ from typing import Any
 import numpy as np
 
 from xlstm_jax.hub.errors import WeightsError
-from xlstm_jax.hub.formats.base import Format, ReadOptions, Tensors, Weights, compute_dtype, head_of
+from xlstm_jax.hub.formats.base import (
+    HEAD,
+    Format,
+    ReadOptions,
+    Tensors,
+    Weights,
+    Written,
+    compute_dtype,
+    head_of,
+    unwrapped,
+)
 from xlstm_jax.hub.formats.xlstm_package_config import (
     Backend,
     backend_of,
     config_from_xlstm_package,
     parse_package_config,
+    xlstm_package_from_config,
 )
+from xlstm_jax.hub.kept import Record
 from xlstm_jax.hub.mapping import (
+    FLOATS,
     WIDE_FLOATS,
     Entry,
     Form,
@@ -42,6 +55,8 @@ _NORM = Form(one_plus=True)
 _NORM_OF_HEADS = Form("head f -> (head f)", one_plus=True)
 # The oldest tap first, as in ours.
 _CONV = Form("tap one f -> f one tap")
+
+_LANDMARKS = ("token_embedding.weight", HEAD)
 
 _KERNEL, _BIAS = "_recurrent_kernel_", "_bias_"
 # By the backend, and by the tensor's number of axes: outside, the package shows the weights of "cuda" with more.
@@ -134,14 +149,15 @@ def _params(
     config: xLSTMLMModelConfig,
     asked: Backend | None,
     convert: Callable[[np.ndarray], Any] = np.ascontiguousarray,
+    **more: Any,
 ) -> dict[str, Any]:
-    tensors = _without_prefix(tensors)
+    tensors, _ = unwrapped(tensors, _LANDMARKS)
     problems: list[str] = []
     if config.tie_weights:
         tensors = _untied(tensors, problems)
     layout = _recurrent_layout(tensors, config, asked, backend_of(package))
     entries = _entries(config, layout, tensors, head=not config.tie_weights)
-    return params_from_tensors(entries, config, tensors, convert, floats=WIDE_FLOATS, problems=problems)
+    return params_from_tensors(entries, config, tensors, convert, problems=problems, **{"floats": WIDE_FLOATS} | more)
 
 
 def xlstm_package_from_params(
@@ -162,14 +178,6 @@ def xlstm_package_from_params(
     """
     written = tensors_from_params(_entries(config, recurrent_layout, {}), config, params)
     return {name: np.ascontiguousarray(tensor.values()) for name, tensor in written.items()}
-
-
-def _without_prefix(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-    for name in tensors:
-        prefix = name.removesuffix("token_embedding.weight")
-        if prefix != name and prefix and all(other.startswith(prefix) for other in tensors):
-            return {other.removeprefix(prefix): value for other, value in tensors.items()}
-    return tensors
 
 
 def _untied(tensors: Mapping[str, Any], problems: list[str]) -> Mapping[str, Any]:
@@ -251,8 +259,20 @@ def _read(document: Mapping[str, Any], tensors: Tensors, options: ReadOptions) -
     config = config_from_xlstm_package(document, compute_dtype(tensors, options.dtype))
     if options.context_length is not None:
         config = replace(config, context_length=options.context_length)
-    params = _params(tensors, document, config, options.recurrent_layout, on_device(options.dtype))
-    return Weights(config, params)
+    notes: list[str] = []
+    layout = _recurrent_layout(tensors, config, options.recurrent_layout, backend_of(document))
+    convert, cast = on_device(options.dtype), options.dtype is not None
+    broken = notes if options.allow_nonfinite else None
+    params = _params(tensors, document, config, layout, convert, floats=FLOATS, cast=cast, not_finite=broken)
+    return Weights(config, params, Record(stored_head=HEAD in tensors, recurrent_layout=layout), notes)
 
 
-FORMAT = Format(_is_package, _read, xLSTMLMModelConfig, None)
+def _write(config: xLSTMLMModelConfig, record: Record) -> Written:
+    if record.weight_mode is not None:
+        raise WeightsError(f"the weight mode is {record.weight_mode!r}, which the format xlstm-package does not have")
+    document = xlstm_package_from_config(config, record.recurrent_layout)
+    head = record.format is None or record.stored_head or not config.tie_weights
+    return Written(document, list(_entries(config, backend_of(document), {}, head)), [], None, ())
+
+
+FORMAT = Format(_is_package, _read, xLSTMLMModelConfig, _write, _LANDMARKS)

@@ -1,4 +1,4 @@
-"""Configs of the original PyTorch package `xlstm` (its class xLSTMLMModelConfig) as ours.
+"""Configs of the original PyTorch package `xlstm` (its class xLSTMLMModelConfig) as ours, and back.
 
 The config arrives as `dataclasses.asdict(config)` gives it, or as its user wrote it, with the defaults left out. What
 comes out computes what the package computes: where the package overwrites a value from the parent or never reads it,
@@ -8,10 +8,11 @@ so it is here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from xlstm_jax.config import ConfigError, from_json, near_miss
+from xlstm_jax.config import ConfigError, from_json, near_miss, to_json
 from xlstm_jax.models.xlstm_parallel.utils import UpProjConfigMixin
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 
@@ -79,6 +80,81 @@ def config_from_xlstm_package(config: str | Mapping[str, Any], dtype: str = "flo
         model["slstm_block"] = _slstm_block(data["slstm_block"], dtype)
     model["slstm_at"] = _slstm_at(data, model.get("num_blocks", 1))
     return from_json(xLSTMLMModelConfig, model, "config")
+
+
+def xlstm_package_from_config(config: xLSTMLMModelConfig, backend: Backend | None = None) -> dict[str, Any]:
+    """The package's config of a model of ours, as JSON: the inverse of `config_from_xlstm_package`.
+
+    Args:
+        backend: of the sLSTM; None takes "vanilla", which runs anywhere, unless outputs are clipped as by "cuda" alone.
+
+    Raises:
+        ConfigError: naming every field whose value the package cannot express.
+    """
+    model: dict[str, Any] = {name: getattr(config, name) for name in _MODEL}
+    if "mlstm" in config.block_kinds and config.mlstm_block is not None:
+        layer = config.block_config(config.block_kinds.index("mlstm")).layer_config()
+        model["mlstm_block"] = {"mlstm": {name: getattr(layer, name) for name in _MLSTM}}
+    if "slstm" in config.block_kinds and config.slstm_block is not None:
+        block = config.block_config(config.block_kinds.index("slstm"))
+        layer, cell = block.layer_config(), block.layer_config().cell_config()
+        clipped = cell.forward_clipval is not None and cell.forward_clipval == cell.gradient_recurrent_clipval
+        model["slstm_block"] = {
+            "slstm": {name: getattr(layer, name) for name in _SLSTM}
+            | {name: getattr(cell, name) for name in _SLSTM_CELL}
+            | {"backend": backend or ("cuda" if clipped else "vanilla")},
+            "feedforward": None,
+        }
+        if (feedforward := block.feedforward_config()) is not None:
+            names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+            fields = {name: getattr(feedforward, name) for name in _FEEDFORWARD}
+            # An activation that it does not have is told with the rest.
+            model["slstm_block"]["feedforward"] = fields | {"act_fn": names.get(feedforward.act_fn, "gelu")}
+    places = [place for place, kind in enumerate(config.block_kinds) if kind == "slstm"]
+    model["slstm_at"] = places if "mlstm_block" in model else "all"
+    there = _what_counts(config_from_xlstm_package(model, config.dtype))
+    problems = [
+        f"model.{path} is {value!r}, but the package has {there.get(path)!r}"
+        for path, value in _what_counts(config).items()
+        if value != there.get(path)
+    ]
+    if problems:
+        raise ConfigError("the package xlstm cannot express this model: " + "; ".join(problems))
+    return model
+
+
+# What does not change what a model computes of one document: how it begins, is trained, is laid out and rounds, and
+# what follows from other fields.
+_WITHOUT_EFFECT = re.compile(
+    r"(.*\.)?(\w*dtype(_\w)?|own_dtype_and_dropout|parallel|scan_blocks|init_\w+|output_init_fn|reset_\w+|implementation"
+    r"|[if]gate_bias_init_range|norm_type_v1|context_length|slstm_at|backend|[ms]lstm_cell\.(embedding_dim|num_heads)"
+    r"|[ms]lstm\.norm_type|mlstm_cell\.norm_type)(\..*)?"
+)
+
+
+def _what_counts(config: xLSTMLMModelConfig) -> dict[str, Any]:
+    """Path -> value of every field that counts, with what follows from parents filled in."""
+    outer = to_json(config) | {"block_kinds": list(config.block_kinds), "mlstm_block": None, "slstm_block": None}
+    flat = _flat(outer)
+    for kind in dict.fromkeys(config.block_kinds):
+        block = config.block_config(config.block_kinds.index(kind))
+        layer = block.layer_config()
+        parts = to_json(block) | {kind: to_json(layer) | {f"{kind}_cell": to_json(layer.cell_config())}}
+        if (feedforward := block.feedforward_config()) is not None:
+            # Its mLSTM blocks have none, whatever is in it.
+            parts["feedforward"] = feedforward.ff_type if kind == "mlstm" else to_json(feedforward)
+        flat |= _flat(parts, f"{kind}_block.")
+        if kind == "mlstm":
+            memory = layer.cell_config().backend.settings()
+            flat |= {"mlstm_block.mlstm.mlstm_cell.backend: gate": memory.gate, "... eps": memory.eps}
+    return {path: value for path, value in flat.items() if not _WITHOUT_EFFECT.fullmatch(path)}
+
+
+def _flat(data: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) and value else {before + name: value}
+    return flat
 
 
 def parse_package_config(config: str | Mapping[str, Any]) -> Mapping[str, Any]:

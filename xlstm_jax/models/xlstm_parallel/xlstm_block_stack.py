@@ -118,7 +118,7 @@ class xLSTMBlockStackConfig(SubModelConfig):
             raise ConfigError(f"{owner}.mlstm_block and {owner}.slstm_block are None, but one of them must be set")
         raise ConfigError(
             f"{owner}.{kind}_at is {getattr(self, f'{kind}_at')!r}, which asks for an {KINDS[kind].memory} block, but "
-            f"{owner}.{kind}_block is None"
+            f"{owner}.{kind}_block is None; on a command line model.{kind}_block={{}} gives it one"
         )
 
     def resolved(self) -> Mapping[str, SubModelConfig | None]:

@@ -15,5 +15,6 @@ from xlstm_jax.training.listeners.terminal import make_terminal
 
 
 def run_listeners(title: str, log_every: int, console: Console) -> list[Listener]:
-    """The listeners of a run, in the order in which they must hear: the terminal is put in order before others end."""
-    return [make_terminal(title, log_every, console), MetricsFile(), LossPlot(), Finish(console)]
+    """The listeners of a run, in the order in which they must hear: the terminal is put in order before others end, and
+    the picture has what stands in the report."""
+    return [make_terminal(title, log_every, console), MetricsFile(), Finish(console), LossPlot()]

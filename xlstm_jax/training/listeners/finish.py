@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -12,7 +13,7 @@ from rich.text import Text
 from xlstm_jax.data.store import HeldoutBatch
 from xlstm_jax.files import write_atomic
 from xlstm_jax.inference.generate import generate_text
-from xlstm_jax.machine.progress import Progress
+from xlstm_jax.machine.progress import Progress, clock
 from xlstm_jax.report.table import Comparison, compare, print_comparison
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.scoring.heldout import HeldOut
@@ -35,7 +36,7 @@ class Finish:
         match event:
             case Ended(outcome=outcome) if outcome is not None and not outcome.exit_code:
                 opened = outcome.opened
-                if outcome.trained or not has_report(opened.run, opened.step):
+                if outcome.trained or read_report(opened.run, opened.step) is None:
                     self._finish(opened)
 
     def _finish(self, opened: OpenRun) -> None:
@@ -47,12 +48,13 @@ class Finish:
         console.print(f"the run is in {opened.run} (loss curve: {opened.run.plot_path})", soft_wrap=True)
 
 
-def has_report(run: RunFolder, step: int) -> bool:
-    """Whether the run was compared with the baselines after so many steps."""
+def read_report(run: RunFolder, step: int) -> dict[str, Any] | None:
+    """What report.json tells of the run after so many steps; None if it tells of others, or of none."""
     try:
-        return json.loads((run.path / REPORT_NAME).read_bytes())["step"] == step
+        report = json.loads((run.path / REPORT_NAME).read_bytes())
+        return report if report["step"] == step else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
@@ -76,7 +78,7 @@ def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
 
     score = held_out(opened.state.params, progress)
     comparison = compare(score.bits_per_byte, opened.store)
-    report = {"step": opened.step, "bits_per_byte": comparison.to_dict(), **score.to_dict()}
+    report = {"step": opened.step, **score.to_dict(), "comparison": comparison.to_dict()}
     write_atomic(opened.run.path / REPORT_NAME, json.dumps(report, indent=2) + "\n")
     return comparison
 
@@ -86,14 +88,15 @@ def print_samples(opened: OpenRun, console: Console) -> None:
     prompts = opened.experiment.training.sample_prompts
     if not prompts:
         return
-    texts = generate_text(
-        opened.model,
-        opened.state.params,
-        opened.store.tokenizer,
-        prompts,
-        max_tokens=SAMPLE_TOKENS,
-        temperature=SAMPLE_TEMPERATURE,
-    )
+    with clock("making samples", console, terminal_only=True):
+        texts = generate_text(
+            opened.model,
+            opened.state.params,
+            opened.store.tokenizer,
+            prompts,
+            max_tokens=SAMPLE_TOKENS,
+            temperature=SAMPLE_TEMPERATURE,
+        )
     console.print(f"samples at temperature {SAMPLE_TEMPERATURE}:")
     for prompt, text in zip(prompts, texts, strict=True):
         console.print(Text(f"\n{prompt}", "bold").append(text, "not bold"), soft_wrap=True)

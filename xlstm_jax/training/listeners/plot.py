@@ -1,10 +1,11 @@
-"""loss.png: the loss curve, drawn anew with each checkpoint."""
+"""loss.png: the loss curve, drawn anew with each checkpoint, and with the report's baselines at the end."""
 
 from __future__ import annotations
 
 from xlstm_jax.report.loss_plot import plot_loss
 from xlstm_jax.runs.folder import RunFolder
-from xlstm_jax.training.events import Event, Saved, Started
+from xlstm_jax.training.events import Ended, Event, Saved, Started
+from xlstm_jax.training.listeners.finish import read_report
 
 
 class LossPlot:
@@ -20,3 +21,7 @@ class LossPlot:
                 self._run = run
             case Saved() if self._run is not None:
                 plot_loss(self._run.metrics().read(), self._run.plot_path, str(self._run))
+            case Ended(outcome=outcome) if outcome is not None and self._run is not None:
+                if report := read_report(self._run, outcome.opened.step):
+                    bits = report.get("comparison")
+                    plot_loss(self._run.metrics().read(), self._run.plot_path, str(self._run), bits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Sequence
 
@@ -12,12 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from xlstm_jax.report.curve import draw_curve
+from xlstm_jax.report.curve import curve_of, draw_curve, smoothed
 from xlstm_jax.training.events import Ended, Event, Outcome, Record, Said, Started, Stepped
 
 REFRESH_SECONDS = 0.25
 RECENT_STEPS = 50
-"""Speed and remaining time follow from so many steps; the loss shown is their mean."""
+"""The speed is that of so many steps, or of those since the last line; the loss on the panel is their mean."""
 
 SCORE = ("validation_loss", "perplexity", "bits_per_byte")
 """What a record holds of a score on the held-out text."""
@@ -92,9 +93,8 @@ class PlainLines(Terminal):
                 f"held out {record['validation_loss']:.4f} (perplexity {record['perplexity']:.1f}, "
                 f"{record['bits_per_byte']:.3f} bits/byte)"
             )
-        parts += [f"lr {record['lr']:.2e}", f"{record['tokens_per_second']:,.0f} tokens/s"]
-        if record.get("flops_share"):
-            parts.append(f"{record['flops_share']:.0%} of peak")
+        parts += [f"lr {record['lr']:.2e}", self._pace.speed()]
+        self._pace.recent.clear()  # the next line tells of the steps after this one
         self.say("  ".join([*parts, f"{duration(self._pace.remaining())} left"]))
 
 
@@ -137,14 +137,19 @@ class LivePanel(Terminal):
 
     def _panel(self) -> Panel:
         width = max(min(self._console.width - 16, 90), 20)
-        losses = [r for r in self._records if r["loss"] is not None]
-        curve = draw_curve([r["step"] for r in losses], [r["loss"] for r in losses], width=width, height=9)
-        step = self._records[-1]["step"] if self._records else self._pace.first_step
+        curve = draw_curve(
+            smoothed(curve_of(self._records, "loss")),
+            curve_of(self._records, "validation_loss"),
+            width=width,
+            height=9,
+        )
+        last = self._records[-1] if self._records else None
+        step = last["step"] if last else self._pace.first_step
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             Text(f"step {step}/{self._pace.last_step}"),
-            ProgressBar(total=self._pace.last_step, completed=step, width=max(width - 34, 10)),
-            Text(f"{duration(self._pace.remaining())} left" if self._pace.times else ""),
+            ProgressBar(total=self._pace.last_step, completed=step, width=max(width - 44, 10)),
+            Text(f"{duration(self._pace.elapsed())}, {duration(self._pace.remaining())} left" if last else ""),
         )
         return Panel(
             Group(bar, self._numbers(), *(Text(line, style="cyan", no_wrap=True) for line in curve)),
@@ -160,8 +165,7 @@ class LivePanel(Terminal):
         last = self._records[-1]
         recent = [r["loss"] for r in self._records[-RECENT_STEPS:] if r["loss"] is not None]
         loss = f"[b]{shown(sum(recent) / len(recent))}[/b]" if recent else "-"
-        share = f"  [b]{last['flops_share']:.0%}[/b] of peak" if last.get("flops_share") else ""
-        table.add_row(f"loss {loss}", f"lr {last['lr']:.2e}", f"{self._pace.tokens_per_second():,.0f} tokens/s{share}")
+        table.add_row(f"loss {loss}", f"lr {last['lr']:.2e}", self._pace.speed())
         if self._validation is not None:
             seen = self._validation
             table.add_row(
@@ -177,28 +181,36 @@ def _holds_numbers(record: Record, *keys: str) -> bool:
 
 
 class Pace:
-    """Remaining time and speed from the recent steps, with the pauses between them (evaluation, saving)."""
+    """Elapsed and remaining time, and the mean speed of the recent steps."""
 
     def __init__(self, first_step: int, last_step: int) -> None:
         self.first_step = first_step
         self.last_step = last_step
-        self.times: list[float] = []
+        self.recent: collections.deque[Record] = collections.deque(maxlen=RECENT_STEPS)
         self._step = first_step
-        self._tokens: list[int] = []
         self._started = time.monotonic()
 
     def add(self, record: Record) -> None:
         self._step = record["step"]
-        self.times = [*self.times[-RECENT_STEPS:], record["step_time"]]
-        self._tokens = [*self._tokens[-RECENT_STEPS:], record["tokens"]]
+        self.recent.append(record)
 
-    def tokens_per_second(self) -> float:
-        return sum(self._tokens) / max(sum(self.times), 1e-9)
+    def speed(self) -> str:
+        """Of the recent steps together: a single one may be timed short where it was computed beside the one before."""
+        seconds = max(sum(r["step_time"] for r in self.recent), 1e-9)
+        tokens, share = (
+            sum(r.get(name, 0) * r["step_time"] for r in self.recent) / seconds
+            for name in ("tokens_per_second", "flops_share")
+        )
+        return f"{tokens:,.0f} tokens/s" + (f"  {share:.0%} of peak" if share else "")
+
+    def elapsed(self) -> float:
+        """Seconds of this process."""
+        return time.monotonic() - self._started
 
     def remaining(self) -> float:
-        """Seconds, by the mean over all steps of this process."""
+        """Seconds, by the mean over all steps of this process, pauses for evaluation and saving included."""
         done = self._step - self.first_step
-        return (time.monotonic() - self._started) / max(done, 1) * max(self.last_step - self._step, 0)
+        return self.elapsed() / max(done, 1) * max(self.last_step - self._step, 0)
 
 
 def shown(loss: float | None) -> str:

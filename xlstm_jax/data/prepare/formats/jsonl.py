@@ -7,13 +7,17 @@ import json
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from xlstm_jax.config import near_miss
 from xlstm_jax.data.errors import SourceError, reason
-from xlstm_jax.data.prepare.formats.base import Format, Reading, Where
-from xlstm_jax.data.tokenizers import as_bytes
+from xlstm_jax.data.prepare.encoding import UTF8_BOM
+from xlstm_jax.data.prepare.formats.base import Format, Reading, Where, text_of
+
+MOST_RECOGNISED = 1 << 24
+"""Bytes of a first line or record that are read to recognise a format."""
 
 
-def _read(stream: IO[bytes], config: Reading, start: int, end: int | None, where: Where) -> Iterator[bytes]:
+def _read(
+    stream: IO[bytes], config: Reading, start: int, end: int | None, where: Where
+) -> Iterator[bytes | SourceError]:
     position = 0
     if start:
         # A line belongs to the stretch that holds its first byte; the byte before tells whether one begins there.
@@ -25,9 +29,14 @@ def _read(stream: IO[bytes], config: Reading, start: int, end: int | None, where
             return
         begin, position = position, position + len(line)
         if begin == 0:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removeprefix(UTF8_BOM)
         if line.strip():
-            yield _text_of(line, config.text_field, functools.partial(where, begin))
+            try:
+                yield _text_of(line, config.text_field, functools.partial(where, begin))
+            except SourceError as error:
+                if begin == 0 and line.startswith(b"["):
+                    raise SourceError(f"{error}; a file that is one JSON array is read with --format json") from error
+                yield error
 
 
 def _text_of(line: bytes, field: str, place: Callable[[], str]) -> bytes:
@@ -35,26 +44,18 @@ def _text_of(line: bytes, field: str, place: Callable[[], str]) -> bytes:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{place()} is not JSON: {reason(error)}") from error
-    if not isinstance(record, dict):
-        raise SourceError(f"{place()} holds a {type(record).__name__}, but must hold an object with a field {field!r}")
-    if field not in record:
-        fields = ", ".join(map(repr, list(record)[:10])) or "none"
-        raise SourceError(
-            f"{place()} has no field {field!r}{near_miss(field, record)}; its fields are {fields} "
-            "(choose with text_field, --text-field)"
-        )
-    text = record[field]
-    if not isinstance(text, str):
-        raise SourceError(
-            f"{place()}: field {field!r} is {type(text).__name__} {str(text)[:40]!r}, but must be a string"
-        )
-    return as_bytes(text)
+    return text_of(record, field, place)
 
 
-def _recognise(first_line: bytes) -> bool:
+def _recognise(stream: IO[bytes], config: Reading) -> bool:
     """Datasets ship JSON lines as `.json.gz` too: an object that ends on its first line tells."""
+    return is_line(stream.readline(MOST_RECOGNISED).removeprefix(UTF8_BOM))
+
+
+def is_line(first: bytes) -> bool:
+    """Whether the first line of a file is an object that is followed by others."""
     try:
-        return isinstance(json.loads(first_line), dict) and first_line.endswith(b"\n")
+        return isinstance(json.loads(first), dict) and first.endswith(b"\n")
     except (ValueError, RecursionError):
         return False
 
@@ -67,5 +68,6 @@ FORMAT = Format(
     shared_endings=(".json",),
     recognise=_recognise,
     can_cut=True,
-    options=("text_field",),
+    options=("text_field", "skip_invalid"),
+    utf8=True,
 )

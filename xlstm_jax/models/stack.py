@@ -129,7 +129,8 @@ class BlockStack(nn.Module):
             raise ValueError(f"state has {found}, but must be a tuple of {len(runs)}, one a run of blocks")
         capacity = next((entry.capacity for entry in state if hasattr(entry, "capacity")), 1)
         wanted = jax.eval_shape(lambda: self.init_state(batch, capacity))
-        if jax.tree.structure(state) != jax.tree.structure(wanted):
+        structure: Any = jax.tree.structure(state)
+        if structure != jax.tree.structure(wanted):
             raise ValueError("state is of another stack: its blocks are of other kinds")
         for found, fitting in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
             if found.shape != fitting.shape:

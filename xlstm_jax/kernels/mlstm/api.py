@@ -190,9 +190,10 @@ def mlstm_step(
     return on_mesh(run, start, q, k, v, i, f, reset, mask, parted=parted)
 
 
-def _parted(batch: Any, heads: Any) -> MLSTMState:
+def _parted(batch: Any, heads: Any) -> Any:
     """How a state lies on a mesh."""
-    return MLSTMState(*(P(batch, heads) for _ in MLSTMState._fields))
+    parts: Any = (P(batch, heads) for _ in MLSTMState._fields)
+    return MLSTMState(*parts)
 
 
 def _starting_state(state: MLSTMState | None, q: Array, v: Array, i: Array, f: Array) -> MLSTMState:

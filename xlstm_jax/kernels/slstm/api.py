@@ -192,9 +192,10 @@ def slstm_step(
     return on_mesh(run, start, wx, r, b, reset, mask, parted=(P(batch, *head), _parted(batch, *head)))
 
 
-def _parted(*axes: Any) -> SLSTMState:
+def _parted(*axes: Any) -> Any:
     """How a state lies on a mesh."""
-    return SLSTMState(*(P(*axes) for _ in SLSTMState._fields))
+    parts: Any = (P(*axes) for _ in SLSTMState._fields)
+    return SLSTMState(*parts)
 
 
 def _options(

@@ -155,8 +155,8 @@ def wide(*dtypes: DTypeLike) -> jnp.dtype:
         return jnp.result_type(jnp.float32, *dtypes)
 
 
-def on_mesh(run: Callable[..., Any], *arrays: Any, parted: Any) -> Any:
-    """`run(*arrays)`, also inside `jax.shard_map` and on a mesh with explicit axes.
+def on_mesh(run: Callable[..., Any], *arrays: Any, parted: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What to call for `run(*arrays)`, and with what, inside `jax.shard_map` and on a mesh with explicit axes too.
 
     How an array lies on a mesh is part of its type there, which a loop may not change. Inside `jax.shard_map` all
     arrays are made to vary over the axes that one of them varies over: what all devices share, say weights, gets the
@@ -174,7 +174,7 @@ def on_mesh(run: Callable[..., Any], *arrays: Any, parted: Any) -> Any:
 
     explicit = jax.sharding.get_abstract_mesh().explicit_axes
     run = jax.sharding.auto_axes(run, axes=explicit, out_sharding=parted) if explicit else run
-    return run(*jax.tree.map(spread, arrays))
+    return run, jax.tree.map(spread, arrays)
 
 
 def partition(x: Any) -> tuple[Any, ...]:

@@ -151,7 +151,8 @@ def mlstm(
         return form.run(q, k, v, i, f, start, reset=reset, mask=mask, **options, **sizes)
 
     parted = P(*partition(v)), _parted(*partition(v)[:3:2])
-    h, final = on_mesh(run, q, k, v, i, f, start, reset, mask, parted=parted)
+    call, arrays = on_mesh(run, q, k, v, i, f, start, reset, mask, parted=parted)
+    h, final = call(*arrays)
     return (h, final) if return_state else h
 
 
@@ -187,7 +188,8 @@ def mlstm_step(
         return step(start, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
 
     parted = P(*partition(v)), _parted(*partition(v)[:2])
-    return on_mesh(run, start, q, k, v, i, f, reset, mask, parted=parted)
+    call, arrays = on_mesh(run, start, q, k, v, i, f, reset, mask, parted=parted)
+    return call(*arrays)
 
 
 def _parted(batch: Any, heads: Any) -> Any:

@@ -152,7 +152,9 @@ def slstm(
         return form.run(wx, r, b, start, reset=reset, mask=mask, options=options, **sizes)
 
     batch, tokens, _, *head = partition(wx)
-    y, final = on_mesh(run, wx, r, b, start, reset, mask, parted=(P(batch, tokens, *head), _parted(batch, *head)))
+    parted = P(batch, tokens, *head), _parted(batch, *head)
+    call, arrays = on_mesh(run, wx, r, b, start, reset, mask, parted=parted)
+    y, final = call(*arrays)
     return (y, final) if return_state else y
 
 
@@ -189,7 +191,8 @@ def slstm_step(
         return step(start, wx, r, b, reset=reset, mask=mask, options=options)
 
     batch, _, *head = partition(wx)
-    return on_mesh(run, start, wx, r, b, reset, mask, parted=(P(batch, *head), _parted(batch, *head)))
+    call, arrays = on_mesh(run, start, wx, r, b, reset, mask, parted=(P(batch, *head), _parted(batch, *head)))
+    return call(*arrays)
 
 
 def _parted(*axes: Any) -> Any:

@@ -21,13 +21,21 @@ if TYPE_CHECKING:
     from xlstm_jax.kernels.slstm import slstm as slstm
     from xlstm_jax.models.llama.config import LlamaConfig as LlamaConfig
     from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel as LlamaLMModel
+    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlock as mLSTMBlock
     from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig as mLSTMBlockConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCell as mLSTMCell
     from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig as mLSTMCellConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayer as mLSTMLayer
     from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig as mLSTMLayerConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlock as sLSTMBlock
     from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig as sLSTMBlockConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCell as sLSTMCell
     from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig as sLSTMCellConfig
+    from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayer as sLSTMLayer
     from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig as sLSTMLayerConfig
     from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig as FeedForwardConfig
+    from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import xLSTMBlockStack as xLSTMBlockStack
+    from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import xLSTMBlockStackConfig as xLSTMBlockStackConfig
     from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel as xLSTMLMModel
     from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig as xLSTMLMModelConfig
     from xlstm_jax.presets import get_preset as get_preset
@@ -43,13 +51,21 @@ PLACES = {
     "slstm": "kernels.slstm",
     "LlamaConfig": "models.llama.config",
     "LlamaLMModel": "models.llama.llama_lm_model",
+    "mLSTMBlock": "models.xlstm_parallel.blocks.mlstm.block",
     "mLSTMBlockConfig": "models.xlstm_parallel.blocks.mlstm.block",
+    "mLSTMCell": "models.xlstm_parallel.blocks.mlstm.cell",
     "mLSTMCellConfig": "models.xlstm_parallel.blocks.mlstm.cell",
+    "mLSTMLayer": "models.xlstm_parallel.blocks.mlstm.layer",
     "mLSTMLayerConfig": "models.xlstm_parallel.blocks.mlstm.layer",
+    "sLSTMBlock": "models.xlstm_parallel.blocks.slstm.block",
     "sLSTMBlockConfig": "models.xlstm_parallel.blocks.slstm.block",
+    "sLSTMCell": "models.xlstm_parallel.blocks.slstm.cell",
     "sLSTMCellConfig": "models.xlstm_parallel.blocks.slstm.cell",
+    "sLSTMLayer": "models.xlstm_parallel.blocks.slstm.layer",
     "sLSTMLayerConfig": "models.xlstm_parallel.blocks.slstm.layer",
     "FeedForwardConfig": "models.xlstm_parallel.components.feedforward",
+    "xLSTMBlockStack": "models.xlstm_parallel.xlstm_block_stack",
+    "xLSTMBlockStackConfig": "models.xlstm_parallel.xlstm_block_stack",
     "xLSTMLMModel": "models.xlstm_parallel.xlstm_lm_model",
     "xLSTMLMModelConfig": "models.xlstm_parallel.xlstm_lm_model",
     "get_preset": "presets",

@@ -293,9 +293,9 @@ def test_more_tokens_than_room_are_refused_where_shapes_tell():
     model, params = built()
     with pytest.raises(ValueError, match="7 positions, but the state has room for 5"):
         call(model, params, tokens_of(1, 7), state=model.init_state(1, 5))
-    with pytest.raises(ValueError, match=r"keys of shape \(2, 4, 5, 8\), but this call needs \(1, 4, 5, 8\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 4, 5, 8\), but this stack and batch need \(1, 4, 5, 8\)"):
         call(model, params, tokens_of(1, 3), state=model.init_state(2, 5))
-    with pytest.raises(ValueError, match="state has 1 caches, but the model has 2 runs of blocks"):
+    with pytest.raises(ValueError, match="state has 1 entries, but must be a tuple of 2, one a run of blocks"):
         call(model, params, tokens_of(1, 3), state=model.init_state(1, 5)[:1])
     with pytest.raises(ValueError, match="context_length is -1, but a cache"):
         LlamaLMModel(config_of(context_length=-1)).init_state(1)

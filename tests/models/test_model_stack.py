@@ -81,7 +81,7 @@ def test_states_have_the_batch_in_front_and_go_on_from_any_split(both):
     second, _ = step(tokens[order, 4:], jax.tree.map(lambda leaf: leaf[order], state))
     assert_close(first, want[:, :4])
     assert_close(second, want[order, 4:])
-    with pytest.raises(ValueError, match="state has 5 entries, but the stack has 3, one a run of blocks"):
+    with pytest.raises(ValueError, match="state has 5 entries, but must be a tuple of 3, one a run of blocks"):
         scanned.apply({"params": runs}, tokens, state=model.init_state(3))
 
 

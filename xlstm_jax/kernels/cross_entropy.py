@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from xlstm_jax.kernels.registry import wide
+
 CHUNK_TOKENS = 512
 """Tokens whose logits are held at once. 512 was the fastest of 128...4096 on CPUs; any value is right."""
 
@@ -30,7 +32,7 @@ class LossSum(NamedTuple):
 
 def token_nats(logits: Float[Array, "*n vocab"], targets: Int[Array, "*n"]) -> Float[Array, "*n"]:
     """-ln p(target) in at least float32."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(wide(logits.dtype))
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked
 
@@ -66,8 +68,8 @@ def cross_entropy(
     """
     dim = features.shape[-1]
     tokens = targets.size
-    chunk = min(chunk_tokens, tokens)
-    num_chunks = -(-tokens // chunk)
+    chunk = max(1, min(chunk_tokens, tokens))
+    num_chunks = max(1, -(-tokens // chunk))
     padding = num_chunks * chunk - tokens
 
     def chunked(x: Array, *shape: int) -> Array:

@@ -149,6 +149,45 @@ def check_count(label: str, value: Any) -> None:
         raise ValueError(f"{label} is {value!r}, but must be None or a whole number of at least 1")
 
 
+def wide(*dtypes: DTypeLike) -> jnp.dtype:
+    """The dtype that holds all these and float32, also where JAX has been told to promote nothing by itself."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(jnp.float32, *dtypes)
+
+
+def on_mesh(run: Callable[..., Any], *arrays: Any, parted: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What to call for `run(*arrays)`, and with what, inside `jax.shard_map` and on a mesh with explicit axes too.
+
+    How an array lies on a mesh is part of its type there, which a loop may not change. Inside `jax.shard_map` all
+    arrays are made to vary over the axes that one of them varies over: what all devices share, say weights, gets the
+    sum of their gradients by this. Explicit axes are left to the compiler.
+
+    Args:
+        arrays: arrays, trees of them, or None.
+        parted: a `PartitionSpec` for each result, in a tree like theirs: how explicit axes part it.
+    """
+    axes = frozenset().union(*(_varying(x) for x in jax.tree.leaves(arrays)))
+
+    def spread(x: Any) -> Any:
+        missing = tuple(sorted(axes - _varying(x)))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    explicit = jax.sharding.get_abstract_mesh().explicit_axes
+    run = jax.sharding.auto_axes(run, axes=explicit, out_sharding=parted) if explicit else run
+    return run, jax.tree.map(spread, arrays)
+
+
+def partition(x: Any) -> tuple[Any, ...]:
+    """The explicit mesh axes that part each axis of an array."""
+    kind: Any = jax.typeof(x)
+    return tuple(kind.sharding.spec)
+
+
+def _varying(x: Any) -> frozenset[str]:
+    kind: Any = jax.typeof(x)
+    return kind.mat.varying if hasattr(kind, "mat") else kind.vma
+
+
 def starting_state(kind: Any, state: Any, shapes: tuple[tuple[int, ...], ...], *inputs: Array) -> Any:
     """`state` as the named tuple `kind`, zeros for None, in a dtype as wide as those of state and inputs and float32.
 
@@ -164,9 +203,7 @@ def starting_state(kind: Any, state: Any, shapes: tuple[tuple[int, ...], ...], *
         for name, array, shape in zip(kind._fields, state, shapes, strict=True):
             if array.shape != shape:
                 raise ValueError(f"state.{name} has shape {array.shape}, but these inputs need {shape}")
-    # By the standard rules, also for callers who have told JAX to promote nothing by itself.
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(jnp.float32, *(x.dtype for x in (*inputs, *parts)))
+    dtype = wide(*(x.dtype for x in (*inputs, *parts)))
     if state is None:
         return kind(*(jnp.zeros(shape, dtype) for shape in shapes))
     return kind(*(x.astype(dtype) for x in state))

@@ -86,7 +86,8 @@ class CausalLM(nn.Module):
         """Logits of the next token at every position.
 
         Args:
-            tokens: the tokens, whole numbers below `config.vocab_size`.
+            tokens: the tokens, whole numbers from 0 to below `config.vocab_size`. Others are refused or, under
+                `jax.jit`, where their values are not known, give NaN in their row.
             document_borders: true at the first token of a document; acts if the config keeps documents apart (the
                 cell's `reset_at_document_boundaries`, a Transformer's `mask_across_document_boundaries`).
             mask: false at padding, anywhere in a row: the other positions' results are as if it were not there. Its own
@@ -101,8 +102,9 @@ class CausalLM(nn.Module):
             in this call and in those that go on from it.
 
         Raises:
-            ValueError: for arguments whose shapes or dtypes do not fit, and for more tokens than a state has room for
-                where the shapes alone tell.
+            TypeError: for tokens or flags that are no arrays.
+            ValueError: for arguments whose shapes or dtypes do not fit, tokens outside the vocabulary, a state of
+                another model or batch, and for more tokens than a state has room for where the shapes alone tell.
         """
         context = Context(document_borders, mask, train=train, keep_state=return_state)
         x, after = self._hidden(tokens, state, context)
@@ -137,7 +139,7 @@ class CausalLM(nn.Module):
     def _hidden(
         self, tokens: Int[Array, "batch seq"], state: State | None, context: Context
     ) -> tuple[Float[Array, "batch seq dim"], State | None]:
-        check_inputs(tokens, document_borders=context.document_borders, mask=context.mask)
+        check_inputs(tokens, self.config.vocab_size, document_borders=context.document_borders, mask=context.mask)
         if context.mask is not None:
             tokens = jnp.where(context.mask, tokens, 0)
         x = remat("Embed", self.config.parallel, Embedding.__call__)(self.token_embedding, tokens)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from xlstm_jax.models.configs import remat
 from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.shared.context import PLAIN, Context
-from xlstm_jax.models.shared.layers import NormLayer
+from xlstm_jax.models.shared.layers import NormLayer, check_features
 
 _RUN = re.compile(r"blocks_(\d+)(?:_(\d+))?")
 
@@ -93,11 +93,13 @@ class BlockStack(nn.Module):
         """(y, state)
 
         Raises:
-            ValueError: for the state of another stack.
+            TypeError: for an x that is no array.
+            ValueError: for an x of another shape, or the state of another stack or batch.
         """
         cfg, runs = self.config, spans(self.config)
-        if state is not None and len(state) != len(runs):
-            raise ValueError(f"state has {len(state)} entries, but the stack has {len(runs)}, one a run of blocks")
+        check_features(x, cfg.embedding_dim, "the stack")
+        if state is not None:
+            self.check_state(state, x.shape[0])
         states = []
         for number, span in enumerate(runs):
             block = self.blocks[run_name(span).removeprefix("blocks_")]
@@ -117,6 +119,25 @@ class BlockStack(nn.Module):
                 x, after = scan(block, x, before, jnp.arange(span.start, span.stop), context)
             states.append(after)
         return self._finish(x), tuple(states) if context.keep_state else None
+
+    @nn.nowrap
+    def check_state(self, state: Any, batch: int) -> None:
+        """Raise `ValueError` for a state of another stack, or of another number of rows than `batch`."""
+        runs = spans(self.config)
+        if not isinstance(state, tuple) or len(state) != len(runs):
+            found = f"{len(state)} entries" if isinstance(state, tuple) else f"the type {type(state).__name__}"
+            raise ValueError(f"state has {found}, but must be a tuple of {len(runs)}, one a run of blocks")
+        capacity = next((entry.capacity for entry in state if hasattr(entry, "capacity")), 1)
+        wanted = jax.eval_shape(lambda: self.init_state(batch, capacity))
+        structure: Any = jax.tree.structure(state)
+        if structure != jax.tree.structure(wanted):
+            raise ValueError("state is of another stack: its blocks are of other kinds")
+        for found, fitting in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+            if found.shape != fitting.shape:
+                raise ValueError(
+                    f"state has an array of shape {found.shape}, but this stack and batch need {fitting.shape}: make "
+                    f"it with init_state({batch})"
+                )
 
     def _finish(self, x: Array) -> Array:
         return x

@@ -24,6 +24,7 @@ CASES = (
     _case("padding", padding=0.3),
     _case("nothing but padding", padding=1.0),
     _case("logits around ±100", scale=100.0),
+    _case("no rows", batch=0),
 )
 
 
@@ -58,12 +59,14 @@ def _chunked(x: Arrays, given: Arrays) -> Arrays:
     return {"nats": cross_entropy(head, x["features"], given["targets"], given["counts"], chunk_tokens=CHUNK).nats}
 
 
-def draw(rng: np.random.Generator, length: int, *, scale: float = 1.0, padding: float = 0.0) -> Problem:
+def draw(
+    rng: np.random.Generator, length: int, *, batch: int = BATCH, scale: float = 1.0, padding: float = 0.0
+) -> Problem:
     """Logits of about ± `scale`; `padding` is the share of targets that do not count."""
     inputs = {
-        "features": rng.normal(size=(BATCH, length, DIM)),
+        "features": rng.normal(size=(batch, length, DIM)),
         "kernel": scale * rng.normal(size=(DIM, VOCAB)) / DIM**0.5,
     }
-    counts = rng.random((BATCH, length)) >= padding
-    given = {"targets": rng.integers(0, VOCAB, (BATCH, length)), "counts": counts}
+    counts = rng.random((batch, length)) >= padding
+    given = {"targets": rng.integers(0, VOCAB, (batch, length)), "counts": counts}
     return Problem(inputs, given, {"nats": np.asarray(rng.normal())})

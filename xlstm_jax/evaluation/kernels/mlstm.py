@@ -47,6 +47,9 @@ FLAGGED_CASES = (
     _flagged("gates all at -100", input_bias=-100.0, forget_bias=-100.0, gate_scale=1.0),
     _flagged("input bias -10", input_bias=-10.0, forget_bias=4.5),
     _flagged("ties of the stabiliser", ties=True),
+    _flagged("gates at ±inf", infinite=0.2, resets=0.1, padding=0.1),
+    _flagged("no rows", batch=0),
+    _flagged("no heads", heads=0),
 )
 
 
@@ -127,8 +130,12 @@ def draw(
     padding: float = 0.0,
     start: str = "random",
     ties: bool = False,
+    infinite: float = 0.0,
 ) -> Problem:
-    """Normally distributed inputs; `resets` and `padding` are the shares of such tokens."""
+    """Normally distributed inputs; `resets` and `padding` are the shares of such tokens.
+
+    So is `infinite`: of forget gates at minus infinity, at plus infinity, and of input gates at minus infinity.
+    """
     tokens, states = (batch, length, heads), (batch, heads)
     inputs = {
         "q": rng.normal(size=(*tokens, dim_qk)),
@@ -145,6 +152,10 @@ def draw(
     if ties:
         # log σ(100) is lost beside 1 in every dtype: both terms of the stabiliser's maximum are 1 at every token.
         inputs |= {"i": np.ones(tokens), "f": np.full(tokens, 100.0), "m": np.ones(states)}
+    if infinite:
+        places = rng.random(tokens) / infinite
+        for name, first, value in (("f", 0, -np.inf), ("f", 1, np.inf), ("i", 2, -np.inf)):
+            inputs[name] = np.where((first <= places) & (places < first + 1), value, inputs[name])
     given = {"reset": rng.random(tokens[:2]) < resets, "mask": rng.random(tokens[:2]) >= padding}
     outputs = {"h": inputs["v"], "C": inputs["C"], "n": inputs["n"], "m": inputs["m"]}
     return Problem(inputs, given, {name: rng.normal(size=x.shape) for name, x in outputs.items()})

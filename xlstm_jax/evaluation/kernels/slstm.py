@@ -39,6 +39,9 @@ CASES = (
     _flagged("gates all at -100", input_bias=-100.0, forget_bias=-100.0),
     _flagged("input bias -10", input_bias=-10.0, forget_bias=4.5),
     _flagged("ties of the stabiliser", ties=True),
+    _flagged("gates at ±inf", infinite=0.15, resets=0.1, padding=0.1),
+    _flagged("no rows", batch=0),
+    _flagged("no heads", heads=0),
 )
 
 
@@ -99,6 +102,8 @@ def draw(
     rng: np.random.Generator,
     length: int,
     *,
+    batch: int = BATCH,
+    heads: int = HEADS,
     scale: float = 0.7,
     gate_scale: float = 1.0,
     input_bias: float = 0.0,
@@ -107,29 +112,37 @@ def draw(
     padding: float = 0.0,
     start: str = "running",
     ties: bool = False,
+    infinite: float = 0.0,
 ) -> Problem:
-    """Normally distributed inputs, and the state of a sequence under way, the empty one, or one of each by rows."""
-    gates, shape = len(GATES), (BATCH, HEADS, DIM)
-    wx = scale * rng.normal(size=(BATCH, length, gates, HEADS, DIM))
+    """Normally distributed inputs, and the state of a sequence under way, the empty one, or one of each by rows.
+
+    `infinite` is the share of forget gates at minus infinity, of those at plus infinity, and of all others at either.
+    """
+    gates, shape = len(GATES), (batch, heads, DIM)
+    wx = scale * rng.normal(size=(batch, length, gates, heads, DIM))
     wx[:, :, :2] *= gate_scale
     wx[:, :, 0] += input_bias
     wx[:, :, 1] += forget_bias
     inputs = {
         "wx": wx,
-        "r": scale * rng.normal(size=(gates, HEADS, DIM, DIM)) / DIM**0.5,
-        "b": scale * rng.normal(size=(gates, HEADS, DIM)),
+        "r": scale * rng.normal(size=(gates, heads, DIM, DIM)) / DIM**0.5,
+        "b": scale * rng.normal(size=(gates, heads, DIM)),
         "y": rng.uniform(-1, 1, size=shape),
         "c": rng.normal(size=shape),
         "n": 0.5 + rng.random(size=shape),
         "m": rng.normal(size=shape),
     }
     if start != "running":
-        rows = np.arange(BATCH) < (BATCH if start == "zero" else 1)
+        rows = np.arange(batch) < (batch if start == "zero" else 1)
         inputs |= {name: np.where(rows[:, None, None], 0, inputs[name]) for name in STATE}
     if ties:
         # log σ(100) is lost beside 1 in every dtype: both terms of the stabiliser's maximum are 1 at every token.
         inputs["wx"][:, :, :2] = np.array([1.0, 100.0])[:, None, None]
         inputs["r"][:2], inputs["b"][:2], inputs["m"] = 0, 0, np.ones(shape)
-    given = {"reset": rng.random((BATCH, length)) < resets, "mask": rng.random((BATCH, length)) >= padding}
-    cotangents = {"output": rng.normal(size=(BATCH, length, HEADS, DIM))}
+    if infinite:
+        places = rng.random(wx.shape) / infinite
+        places[:, :, 0] += 1  # an input gate at plus infinity makes what follows not a number
+        wx[places < 1], wx[(places >= 1) & (places < 2)] = np.inf, -np.inf
+    given = {"reset": rng.random((batch, length)) < resets, "mask": rng.random((batch, length)) >= padding}
+    cotangents = {"output": rng.normal(size=(batch, length, heads, DIM))}
     return Problem(inputs, given, cotangents | {name: rng.normal(size=shape) for name in STATE})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from xlstm_jax.kernels.mlstm import batched, chunkwise, parallel, recurrent
@@ -16,6 +17,8 @@ from xlstm_jax.kernels.registry import (
     check_flags,
     check_floats,
     choose,
+    on_mesh,
+    partition,
     starting_state,
     table,
 )
@@ -99,9 +102,15 @@ def mlstm(
 ) -> Any:
     """The mLSTM over a sequence (xLSTM paper, arXiv 2405.04517, equations 19-27).
 
+    It can be differentiated in reverse, twice too; in forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) with
+    "recurrent" and "parallel" alone, since the gradients of the two others are written by hand. It can be called inside
+    `jax.shard_map` and on meshes with explicit axes.
+
     Args:
         q, k, v: queries (scaled inside by dim_qk ** -0.5), keys and values.
-        i, f: pre-activations of the input and the forget gate.
+        i, f: pre-activations of the input and the forget gate. An f of minus infinity empties the memory, one of
+            infinity keeps it as it is, an i of minus infinity writes nothing; an i of infinity, like NaN in either,
+            makes h NaN from there to the next reset, in every form.
         state: the state to start from; None is zeros with m = 0.
         return_state: whether to return the state after the last token as well.
         reset: True where a new sequence starts: that token and those after it see nothing of what came before.
@@ -130,15 +139,20 @@ def mlstm(
     by_step = state is not None and seq == 1
     form = choose(FORMS, implementation, {"q": q.shape, "v": v.shape}, q.dtype, step=by_step).implementation
     options: dict[str, Any] = {"gate": gate, "normalize": normalize, "eps": eps}
-    if seq == 0:
-        h, final = jnp.zeros_like(v), start
-    elif by_step and form.step is not None:
-        token = [None if x is None else x[:, 0] for x in (q, k, v, i, f, reset, mask)]
-        h, final = form.step(start, *token[:5], reset=token[5], mask=token[6], **options)
-        h = h[:, None]
-    else:
+
+    def run(q, k, v, i, f, start, reset, mask):
+        if seq == 0:
+            return jnp.zeros_like(v), start
+        if by_step and form.step is not None:
+            token = [None if x is None else x[:, 0] for x in (q, k, v, i, f, reset, mask)]
+            h, final = form.step(start, *token[:5], reset=token[5], mask=token[6], **options)
+            return h[:, None], final
         sizes = {name: chunk_size or size for name, size in form.sizes.items()}
-        h, final = form.run(q, k, v, i, f, start, reset=reset, mask=mask, **options, **sizes)
+        return form.run(q, k, v, i, f, start, reset=reset, mask=mask, **options, **sizes)
+
+    parted = P(*partition(v)), _parted(*partition(v)[:3:2])
+    call, arrays = on_mesh(run, q, k, v, i, f, start, reset, mask, parted=parted)
+    h, final = call(*arrays)
     return (h, final) if return_state else h
 
 
@@ -169,7 +183,19 @@ def mlstm_step(
     start = _starting_state(state, q, v, i, f)
     step = choose(FORMS, implementation, {"q": q.shape, "v": v.shape}, q.dtype, step=True).implementation.step
     assert step is not None
-    return step(start, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
+
+    def run(start, q, k, v, i, f, reset, mask):
+        return step(start, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
+
+    parted = P(*partition(v)), _parted(*partition(v)[:2])
+    call, arrays = on_mesh(run, start, q, k, v, i, f, reset, mask, parted=parted)
+    return call(*arrays)
+
+
+def _parted(batch: Any, heads: Any) -> Any:
+    """How a state lies on a mesh."""
+    parts: Any = (P(batch, heads) for _ in MLSTMState._fields)
+    return MLSTMState(*parts)
 
 
 def _starting_state(state: MLSTMState | None, q: Array, v: Array, i: Array, f: Array) -> MLSTMState:

@@ -112,7 +112,7 @@ def _cut(x: Float[Array, "b s h d"], gates: Gates, dtype: jnp.dtype) -> Float[Ar
     size = gates.m.shape[-1]
     if seq % size:
         x = jnp.concatenate([x[:, : seq // size * size], x[:, seq - size :]], axis=1)
-    chunks = jnp.transpose(x.reshape(batch, -1, size, heads, dim), (1, 0, 3, 2, 4))
+    chunks = jnp.transpose(x.reshape(batch, len(gates.m), size, heads, dim), (1, 0, 3, 2, 4))
     # Selected, not multiplied: padding may hold anything, NaN included.
     return (chunks if gates.valid is None else jnp.where(gates.valid[..., None], chunks, 0)).astype(dtype)
 
@@ -120,8 +120,8 @@ def _cut(x: Float[Array, "b s h d"], gates: Gates, dtype: jnp.dtype) -> Float[Ar
 def _put(chunks: Float[Array, "c b h l d"], like: Float[Array, "b s h d"]) -> Float[Array, "b s h d"]:
     """The inverse of `_cut`, in the shape and dtype of `like`; what two chunks share is of the first of them."""
     batch, seq, heads, dim = like.shape
-    size = chunks.shape[3]
-    x = jnp.transpose(chunks.astype(like.dtype), (1, 0, 3, 2, 4)).reshape(batch, -1, heads, dim)
+    count, size = chunks.shape[0], chunks.shape[3]
+    x = jnp.transpose(chunks.astype(like.dtype), (1, 0, 3, 2, 4)).reshape(batch, count * size, heads, dim)
     if seq % size:
         x = jnp.concatenate([x[:, : seq // size * size], x[:, x.shape[1] - seq % size :]], axis=1)
     return x

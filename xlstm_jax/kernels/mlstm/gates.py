@@ -16,6 +16,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+SHUT = -(2.0**100)
+"""No forget gate is taken to be lower: beside it every other gate is lost, and its sums over a sequence are finite and,
+for a power of two, exact. Those of minus infinity, or of the least float32, have no differences."""
+
+
+def log_forget_gate(f: Float[Array, "*lead"]) -> Float[Array, "*lead"]:
+    """log sigmoid(f), finite for every f but NaN."""
+    return jax.nn.log_sigmoid(jnp.maximum(f, SHUT))
+
 
 class GateTerms(NamedTuple):
     """What the weights of all chunks follow from: log gates, 0 and -inf at masked tokens, and the stabilisers."""
@@ -51,7 +60,7 @@ def gate_terms(
     def by_chunk(x: Array) -> Array:  # (b, s, h) -> (c, b, h, l)
         if shared:
             x = jnp.concatenate([x[:, : seq // size * size], x[:, seq - size :]], axis=1)
-        return jnp.moveaxis(x.reshape(batch, -1, size, x.shape[-1]), (1, 3), (0, 2))
+        return jnp.moveaxis(x.reshape(batch, -(-seq // size), size, x.shape[-1]), (1, 3), (0, 2))
 
     i, f = by_chunk(i.astype(m0.dtype)), by_chunk(f.astype(m0.dtype))
     valid = starts = None
@@ -59,7 +68,7 @@ def gate_terms(
         valid = by_chunk(mask[..., None])
         valid = valid.at[-1, ..., :shared].set(False)
         i, f = jnp.where(valid, i, 0), jnp.where(valid, f, 0)
-    log_f = jax.nn.log_sigmoid(f)
+    log_f = log_forget_gate(f)
     log_i = i if gate == "exp" else jax.nn.log_sigmoid(i)
     if valid is not None:
         log_f, log_i = jnp.where(valid, log_f, 0), jnp.where(valid, log_i, -jnp.inf)

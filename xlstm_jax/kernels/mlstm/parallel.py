@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.mlstm.gates import normaliser_floor
+from xlstm_jax.kernels.mlstm.gates import log_forget_gate, normaliser_floor
 from xlstm_jax.kernels.mlstm.state import MLSTMState, clear_padding
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -70,7 +70,7 @@ def parallel_weights(
 ) -> tuple[Float[Array, "b h t j"], Float[Array, "b h t"], Float[Array, "b h t"]]:
     """The weight of token j and of the entering state in the memory at t, and the stabiliser of its frame."""
     seq = i.shape[-1]
-    log_f = jax.nn.log_sigmoid(f)
+    log_f = log_forget_gate(f)
     log_i = i if gate == "exp" else jax.nn.log_sigmoid(i)
     segment = jnp.zeros((i.shape[0], 1, seq), jnp.int32)
     if mask is not None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.mlstm.gates import normaliser_floor
+from xlstm_jax.kernels.mlstm.gates import log_forget_gate, normaliser_floor
 from xlstm_jax.kernels.mlstm.state import MLSTMState, clear_padding
 
 
@@ -66,7 +66,7 @@ def step(
             jnp.where(reset[:, None], 0, state.m),
         )
     q = q * q.shape[-1] ** -0.5
-    log_f = jax.nn.log_sigmoid(f)
+    log_f = log_forget_gate(f)
     if gate == "exp":
         m = jnp.maximum(log_f + state.m, i)
         decay, write, floor = jnp.exp(log_f + state.m - m), jnp.exp(i - m), normaliser_floor(m)

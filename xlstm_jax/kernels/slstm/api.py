@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -15,6 +16,8 @@ from xlstm_jax.kernels.registry import (
     check_flags,
     check_floats,
     choose,
+    on_mesh,
+    partition,
     starting_state,
     table,
 )
@@ -94,8 +97,15 @@ def slstm(
     The gates stand in the order i, f, z, o. The pre-activation of gate g in head h at token t is
     ``wx[:, t, g, h] + r[g, h] @ y_{t-1}[:, h] + b[g, h]``: a head sees its own last output alone.
 
+    It can be differentiated in reverse, twice too; in forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) with
+    "recurrent" alone, and not with a clipped gradient, since the other gradients are written by hand. It can be called
+    inside `jax.shard_map` and on meshes with explicit axes.
+
     Args:
-        wx: the input's part of the pre-activations, one matrix product over the sequence, made by the caller.
+        wx: the input's part of the pre-activations, one matrix product over the sequence, made by the caller. Minus
+            infinity in the forget gate empties the memory, infinity keeps it as it is; minus infinity in the input gate
+            writes nothing, but to an empty memory, in which any first token counts. An input gate of infinity, like
+            NaN, makes y NaN from there to the next reset, in every form.
         r: recurrent weights; ``r[g, h]`` is the matrix that y_{t-1} of head h is multiplied by, rows are outputs.
         b: bias.
         state: the state to start from; None is the empty one, zeros.
@@ -127,18 +137,24 @@ def slstm(
     start, seq = _starting_state(state, wx, r, b), wx.shape[1]
     by_step = state is not None and seq == 1
     form = choose(FORMS, implementation, {"wx": wx.shape}, wx.dtype, step=by_step).implementation
-    if mask is not None:
-        # Whatever stands in padding, NaN included, reaches no gradient.
-        wx = jnp.where(mask[:, :, None, None, None], wx, 0)
-    if seq == 0:
-        y, final = jnp.zeros((*wx.shape[:2], *wx.shape[3:]), wx.dtype), start
-    elif by_step and form.step is not None:
-        reset, mask = (None if x is None else x[:, 0] for x in (reset, mask))
-        y, final = form.step(start, wx[:, 0], r, b, reset=reset, mask=mask, options=options)
-        y = y[:, None]
-    else:
+
+    def run(wx, r, b, start, reset, mask):
+        if mask is not None:
+            # Whatever stands in padding, NaN included, reaches no gradient.
+            wx = jnp.where(mask[:, :, None, None, None], wx, 0)
+        if seq == 0:
+            return jnp.zeros_like(wx[:, :, 0]), start
+        if by_step and form.step is not None:
+            reset, mask = (None if x is None else x[:, 0] for x in (reset, mask))
+            y, final = form.step(start, wx[:, 0], r, b, reset=reset, mask=mask, options=options)
+            return y[:, None], final
         sizes = {name: unroll or size for name, size in form.sizes.items()}
-        y, final = form.run(wx, r, b, start, reset=reset, mask=mask, options=options, **sizes)
+        return form.run(wx, r, b, start, reset=reset, mask=mask, options=options, **sizes)
+
+    batch, tokens, _, *head = partition(wx)
+    parted = P(batch, tokens, *head), _parted(batch, *head)
+    call, arrays = on_mesh(run, wx, r, b, start, reset, mask, parted=parted)
+    y, final = call(*arrays)
     return (y, final) if return_state else y
 
 
@@ -167,11 +183,22 @@ def slstm_step(
     check_flags(wx.shape[:1], reset=reset, mask=mask)
     options = _options(wx, product_dtype, gradient_recurrent_cut, gradient_recurrent_clipval, forward_clipval)
     start = _starting_state(state, wx, r, b)
-    if mask is not None:
-        wx = jnp.where(mask[:, None, None, None], wx, 0)
     step = choose(FORMS, implementation, {"wx": wx.shape}, wx.dtype, step=True).implementation.step
     assert step is not None
-    return step(start, wx, r, b, reset=reset, mask=mask, options=options)
+
+    def run(start, wx, r, b, reset, mask):
+        wx = wx if mask is None else jnp.where(mask[:, None, None, None], wx, 0)
+        return step(start, wx, r, b, reset=reset, mask=mask, options=options)
+
+    batch, _, *head = partition(wx)
+    call, arrays = on_mesh(run, start, wx, r, b, reset, mask, parted=(P(batch, *head), _parted(batch, *head)))
+    return call(*arrays)
+
+
+def _parted(*axes: Any) -> Any:
+    """How a state lies on a mesh."""
+    parts: Any = (P(*axes) for _ in SLSTMState._fields)
+    return SLSTMState(*parts)
 
 
 def _options(

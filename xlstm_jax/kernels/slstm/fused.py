@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from xlstm_jax.kernels.slstm.recurrent import Options, clip_output
+from xlstm_jax.kernels.slstm.recurrent import Options, clip_output, with_bias
 from xlstm_jax.kernels.slstm.state import GATES, SLSTMState
 
 UNROLL = 1
@@ -43,8 +43,8 @@ def fused(
     reset, mask = (None if x is None else jnp.swapaxes(x, 0, 1)[:, None, :, None] for x in (reset, mask))
     dtype = state.c.dtype
     y, final = _run(
-        _time_first(wx.astype(dtype) + b.astype(dtype)),
-        jnp.transpose(r, (1, 3, 0, 2)).reshape(*r.shape[1:3], -1),
+        _time_first(with_bias(wx, b, dtype)),
+        jnp.transpose(r, (1, 3, 0, 2)).reshape(*r.shape[1:3], len(GATES) * r.shape[-1]),
         SLSTMState(*(jnp.swapaxes(x, 0, 1) for x in state)),
         reset,
         mask,

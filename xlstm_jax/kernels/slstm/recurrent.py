@@ -6,6 +6,7 @@ Shape suffixes: b batch, s seq, g gates (i, f, z, o), h heads, d dim, the same f
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -71,7 +72,7 @@ def step(
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=dtype,
     )
-    raw_i, raw_f, raw_z, raw_o = jnp.moveaxis(wx.astype(dtype) + ry + b.astype(dtype), 1, 0)
+    raw_i, raw_f, raw_z, raw_o = jnp.moveaxis(with_bias(wx, b, dtype) + ry, 1, 0)
     log_f = jax.nn.log_sigmoid(raw_f) + state.m
     # An element that has seen nothing takes its stabiliser from the first token: m of the empty state is no term of it.
     fresh = state.n == 0
@@ -86,6 +87,18 @@ def step(
         y = jnp.where(mask[:, None, None], y, 0)
         new = SLSTMState(*(jnp.where(mask[:, None, None], x, before) for x, before in zip(new, old, strict=True)))
     return y.astype(wx.dtype), new
+
+
+_LEAST = (-(2.0**66), -(2.0**100), -math.inf, -math.inf)
+"""No pre-activation of a gate is taken to be lower, in the order of the gates: both that of the input and that of the
+forget gate outweigh every other number, and the latter outweighs the former. The stabiliser stays finite."""
+
+
+def with_bias(
+    wx: Float[Array, "*lead g h d"], b: Float[Array, "g h d"], dtype: DTypeLike
+) -> Float[Array, "*lead g h d"]:
+    """wx + b, the gates of it finite where they are minus infinity."""
+    return jnp.maximum(wx.astype(dtype) + b.astype(dtype), jnp.asarray(_LEAST, dtype)[:, None, None])
 
 
 def clip_output(y: Array, options: Options) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from xlstm_jax.kernels.registry import wide
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import small_init, wang_init
@@ -91,7 +92,7 @@ def lay_out(
     ahead = jax.lax.cummax(jnp.where(starts, number - 1, -old[:, None]), axis=1)
     position = jnp.maximum(number - 1 - ahead, 0)
     sin, cos = rotary_angles(config, position)
-    count = number[:, -1] - ahead[:, -1]
+    count = number[:, -1] - ahead[:, -1] if seq else old
     lost = None if before is None or capacity is None else real & (position >= capacity)
     slot = None
     if capacity is not None:
@@ -111,7 +112,7 @@ def rotary_angles(
     config: LlamaConfig, position: Int[Array, "rows seq"]
 ) -> tuple[Float[Array, "rows seq half"], Float[Array, "rows seq half"]]:
     """Sine and cosine of position times theta^(-2i / head_dim), for i below half of head_dim (arXiv 2104.09864)."""
-    dtype = jnp.promote_types(config._dtype, jnp.float32)
+    dtype = wide(config._dtype)
     exponents = jnp.arange(0, config.head_dim, 2, dtype=dtype) / config.head_dim
     angles = position[..., None].astype(dtype) * jnp.asarray(config.theta, dtype) ** -exponents
     return jnp.sin(angles), jnp.cos(angles)
@@ -150,6 +151,8 @@ def attend(
         else:
             visible = jnp.arange(held + start, seen)[:, None] >= jnp.arange(seen)
         out.append(_attend_block(query[:, start:end], key[:, :seen], value[:, :seen], visible, scale))
+    if not out:  # no query at all
+        return jnp.zeros_like(query)
     return jnp.concatenate(out, axis=1) if len(out) > 1 else out[0]
 
 
@@ -157,7 +160,9 @@ def _attend_block(query: Array, key: Array, value: Array, mask: Array, scale: fl
     mask = jnp.broadcast_to(mask, (*(1,) * (4 - mask.ndim), *mask.shape))
     if query.dtype == jnp.float64:
         return _attend_float64(query, key, value, mask, scale)
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
+    # JAX's own function leaves casts to promotion.
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
 
 
 def _attend_float64(query: Array, key: Array, value: Array, mask: Array, scale: float) -> Array:

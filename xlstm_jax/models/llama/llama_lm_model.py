@@ -13,7 +13,7 @@ from xlstm_jax.models.llama.attention import lay_out
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import Context
 from xlstm_jax.models.shared.layers import check_inputs
-from xlstm_jax.models.stack import NormedBlockStack, spans
+from xlstm_jax.models.stack import NormedBlockStack
 
 
 class LlamaLMModel(CausalLM):
@@ -31,11 +31,12 @@ class LlamaLMModel(CausalLM):
         self, tokens: Int[Array, "batch seq"], state: State | None, context: Context
     ) -> tuple[Float[Array, "batch seq dim"], State | None]:
         cfg = self.config
-        check_inputs(tokens, document_borders=context.document_borders, mask=context.mask)
+        check_inputs(tokens, cfg.vocab_size, document_borders=context.document_borders, mask=context.mask)
         borders = context.document_borders if cfg.mask_across_document_boundaries else None
         before, capacity = None, None
         if state is not None:
-            before, capacity = self._room(state, tokens.shape[0])
+            NormedBlockStack(cfg, parent=None).check_state(state, tokens.shape[0])
+            before, capacity = self.tokens_held(state)
             if borders is None and context.mask is None and tokens.shape[1] > capacity:
                 raise ValueError(
                     f"tokens has {tokens.shape[1]} positions, but the state has room for {capacity}: make it with "
@@ -51,24 +52,6 @@ class LlamaLMModel(CausalLM):
         if layout.lost is not None:
             x = jnp.where(layout.lost[..., None], jnp.asarray(jnp.nan, x.dtype), x)
         return x, after
-
-    @nn.nowrap
-    def _room(self, state: State, batch: int) -> tuple[Int[Array, " batch"], int]:
-        """Tokens of each row's document so far, and how many there can be.
-
-        Raises:
-            ValueError: for a state of another model or batch.
-        """
-        cfg = self.config
-        runs = spans(cfg)
-        if len(state) != len(runs):
-            raise ValueError(f"state has {len(state)} caches, but the model has {len(runs)} runs of blocks")
-        count, capacity = self.tokens_held(state)
-        found, size = state[0].key.shape, len(runs[0])
-        wanted = (batch, *([size] if size > 1 else []), cfg.kv_heads, capacity, cfg.head_dim)
-        if found != wanted:
-            raise ValueError(f"state has keys of shape {found}, but this call needs {wanted}")
-        return count, capacity
 
     @nn.nowrap
     def init_state(self, batch_size: int, max_length: int | None = None) -> State:

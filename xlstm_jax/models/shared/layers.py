@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from xlstm_jax.config import near_miss
+from xlstm_jax.kernels.registry import wide
 
 NormType = Literal["layernorm", "rmsnorm"]
 
@@ -67,7 +69,8 @@ product.defvjp(_product_fwd, _product_bwd)
 class Embedding(nn.Module):
     """Rows of a table, looked up first and cast then, so that a step of decoding does not read the whole table.
 
-    A token outside the vocabulary gives NaN: a wrong tokenizer shows at once instead of training on another token.
+    A token outside the vocabulary, also a negative one, gives NaN: a wrong tokenizer shows at once instead of training
+    on another token.
     """
 
     vocab_size: int
@@ -79,11 +82,38 @@ class Embedding(nn.Module):
         self.embedding = self.param("embedding", self.embedding_init, (self.vocab_size, self.features))
 
     def __call__(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape features"]:
-        return jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
+        rows = self.embedding.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return rows.astype(self.dtype)
 
 
-def check_inputs(tokens: Array, **flags: Array | None) -> None:
-    """Raise `ValueError` unless tokens are integers (batch, seq) and the given flags are boolean of that shape."""
+def check_features(x: Any, size: int, owner: str) -> None:
+    """Raise unless x is an array (batch, seq, `size`) of real numbers, which `owner` takes.
+
+    Raises:
+        TypeError: for what is no array.
+        ValueError: for another shape or dtype.
+    """
+    if not isinstance(x, (jax.Array, np.ndarray)):
+        raise TypeError(f"x is of type {type(x).__name__}, but must be an array")
+    if x.ndim != 3 or x.shape[-1] != size:
+        raise ValueError(f"x has shape {x.shape}, but {owner} takes (batch, seq, {size})")
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise ValueError(f"x has dtype {x.dtype}, but must be of real numbers")
+
+
+def check_inputs(tokens: Any, vocab_size: int, **flags: Any) -> None:
+    """Raise unless tokens are integers (batch, seq) of the vocabulary and the given flags are boolean of that shape.
+
+    Under `jax.jit` and other transformations, where tokens have no values yet, those cannot be checked. What the flag
+    `mask` calls padding may be anything.
+
+    Raises:
+        TypeError: for what is no array.
+        ValueError: for another shape or dtype, or a token outside the vocabulary.
+    """
+    for name, array in {"tokens": tokens, **flags}.items():
+        if (array is not None or name == "tokens") and not isinstance(array, (jax.Array, np.ndarray)):
+            raise TypeError(f"{name} is of type {type(array).__name__}, but must be an array")
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(
             f"tokens has shape {tokens.shape} and dtype {tokens.dtype}, but must be integers of shape (batch, seq)"
@@ -94,6 +124,20 @@ def check_inputs(tokens: Array, **flags: Array | None) -> None:
                 f"{name} has shape {flag.shape} and dtype {flag.dtype}, but must be boolean of the tokens' shape "
                 f"{tokens.shape}"
             )
+    if all(_has_values(x) for x in (tokens, flags.get("mask")) if x is not None):
+        values = np.asarray(tokens)
+        wrong = (values < 0) | (values >= vocab_size)
+        if flags.get("mask") is not None:
+            wrong &= np.asarray(flags["mask"])
+        if wrong.any():
+            row, place = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"tokens[{row}, {place}] is {values[row, place]}, but the vocabulary has {vocab_size} tokens, from 0 on"
+            )
+
+
+def _has_values(x: Any) -> bool:
+    return not isinstance(x, jax.core.Tracer) and getattr(x, "is_fully_addressable", True)
 
 
 def soft_cap_logits(logits: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
@@ -122,7 +166,7 @@ class LMHead(nn.Module):
             logits = product(x, kernel)
         else:
             logits = product(x, embedding, True)
-        return soft_cap_logits(logits.astype(jnp.promote_types(self.dtype, jnp.float32)), self.logits_soft_cap)
+        return soft_cap_logits(logits.astype(wide(self.dtype)), self.logits_soft_cap)
 
 
 class _Norm(nn.Module):
@@ -147,7 +191,7 @@ class _Norm(nn.Module):
         shape = [1] * x.ndim
         for axis, size in zip(axes, sizes, strict=True):
             shape[axis] = size
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.astype(wide(x.dtype))
         x = x - jnp.mean(x, axis=-1, keepdims=True) if self.centre else x
         factor = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
         if self.weight:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from xlstm_jax.models.configs import SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
-from xlstm_jax.models.shared.layers import NormLayer
+from xlstm_jax.models.shared.layers import NormLayer, check_features
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForward, FeedForwardConfig
 
 
@@ -98,6 +98,7 @@ class Block(nn.Module):
         self, x: Float[Array, "batch seq dim"], state: Any = None, context: Context = PLAIN
     ) -> tuple[Float[Array, "batch seq dim"], Any]:
         """(y, state)"""
+        check_features(x, self.config.layer_config().embedding_dim, "the block")
         parallel = self.config.parallel
         x, state = remat("xLSTMResBlock", parallel, Block._mix)(self, x, state, context)
         if self.config.feedforward is not None:

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.config import ConfigError, NonNegativeInt, PositiveInt
+from xlstm_jax.kernels.registry import wide
 from xlstm_jax.models.configs import FloatName, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import uniform_init
@@ -114,18 +115,18 @@ def _prepend(x: Array, window: Array | None, taps: int) -> Array:
 
 
 def _shifted_sum(extended: Array, kernel: Array, segments: Array | None, length: int) -> Array:
-    taps, wide = kernel.shape[0], jnp.promote_types(extended.dtype, jnp.float32)
+    taps, dtype = kernel.shape[0], wide(extended.dtype)
     mixing = kernel.shape[1] != 1
-    total = jnp.zeros((), wide)
+    total = jnp.zeros((), dtype)
     for tap in range(taps):
         shifted = extended[:, tap : tap + length]
         if segments is not None:
             same = segments[:, tap : tap + length] == segments[:, taps - 1 : taps - 1 + length]
             shifted = jnp.where(same[..., None], shifted, 0)
         if mixing:
-            term = jnp.matmul(shifted, kernel[tap].astype(extended.dtype), preferred_element_type=wide)
+            term = jnp.matmul(shifted, kernel[tap].astype(extended.dtype), preferred_element_type=dtype)
         else:
-            term = shifted.astype(wide) * kernel[tap, 0]
+            term = shifted.astype(dtype) * kernel[tap, 0]
         total = total + term
     return total
 

@@ -12,6 +12,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from xlstm_jax.config import ConfigError, PositiveFloat, PositiveInt
+from xlstm_jax.kernels.registry import wide
 from xlstm_jax.models.configs import FloatName, SubModelConfig
 from xlstm_jax.models.shared.init import small_init
 
@@ -71,9 +72,9 @@ _SMALL_BLOCK = 16
 def _small_blocks(x: Array, kernel: Array) -> Array:
     """y[..., h, o] = sum_d x[..., h, d] kernel[h, o, d] as multiply-adds: too small to be matrix products."""
     heads, out_size, in_size = kernel.shape
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    blocks, kernel = x.reshape(*x.shape[:-1], heads, in_size).astype(wide), kernel.astype(wide)
-    y = jnp.zeros((), wide)
+    dtype = wide(x.dtype)
+    blocks, kernel = x.reshape(*x.shape[:-1], heads, in_size).astype(dtype), kernel.astype(dtype)
+    y = jnp.zeros((), dtype)
     for d in range(in_size):
         y = y + blocks[..., d, None] * kernel[:, :, d]
     return y.reshape(*x.shape[:-1], heads * out_size).astype(x.dtype)
@@ -96,7 +97,7 @@ def _small_blocks_bwd(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
         "ngi,ngo->gio",
         x.reshape(-1, groups, together * in_size),
         dy.reshape(-1, groups, together * out_size),
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        preferred_element_type=wide(x.dtype),
     ).reshape(groups, together, in_size, together, out_size)
     diagonal = jnp.einsum("ghiho->ghoi", full)
     return dx, diagonal.reshape(kernel.shape).astype(kernel.dtype)

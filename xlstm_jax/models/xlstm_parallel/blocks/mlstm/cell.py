@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from xlstm_jax.config import AtLeast, ConfigError, PositiveFloat
 from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, zero_state
+from xlstm_jax.kernels.registry import wide
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import gate_bias_init
@@ -78,7 +79,7 @@ class mLSTMCell(nn.Module):
 
     def init_state(self, batch_size: int, dim_qk: int, dim_v: int) -> MLSTMState:
         """The empty memory for heads of these sizes."""
-        dtype = jnp.result_type(self.config._dtype, self.config._gate_dtype, jnp.float32)
+        dtype = wide(self.config._dtype, self.config._gate_dtype)
         return zero_state(batch_size, self.config.num_heads, dim_qk, dim_v, dtype)
 
     @nn.compact
@@ -187,6 +188,8 @@ def _check_heads(cfg: mLSTMCellConfig, **arrays: Any) -> None:
         raise ConfigError("mLSTMCellConfig.num_heads is not set, but must be to build the cell")
     for name, array in arrays.items():
         for x in array if isinstance(array, (tuple, list)) else (array,):
+            if x.ndim != 3:
+                raise ValueError(f"{name} has shape {x.shape}, but must be (batch, seq, features)")
             if x.shape[-1] % cfg.num_heads:
                 raise ConfigError(
                     f"mLSTMCellConfig.num_heads is {cfg.num_heads}, but must divide the {x.shape[-1]} features "

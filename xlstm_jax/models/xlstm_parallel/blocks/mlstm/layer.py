@@ -20,7 +20,7 @@ from xlstm_jax.kernels.mlstm import MLSTMState
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, InitFnName, create_common_init_fn, small_init
-from xlstm_jax.models.shared.layers import Linear
+from xlstm_jax.models.shared.layers import Linear, check_features
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCell, mLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
@@ -248,6 +248,7 @@ class mLSTMLayer(nn.Module):
     ) -> tuple[Float[Array, "batch seq dim"], mLSTMLayerState | None]:
         """(y, state)"""
         cfg = self.config
+        check_features(x, cfg.embedding_dim, "the layer")
         x_mlstm, z = self.proj_up_mlstm(x), self.proj_up_z(x)
         if cfg.debug_cell:
             h = z
@@ -314,6 +315,7 @@ class mLSTMLayerV1(nn.Module):
         self, x: Float[Array, "batch seq dim"], state: MLSTMState | None = None, context: Context = PLAIN
     ) -> tuple[Float[Array, "batch seq dim"], MLSTMState | None]:
         """(y, state)"""
+        check_features(x, self.config.embedding_dim, "the layer")
         cell = remat("mLSTMCell", self.config.parallel, mLSTMCell.__call__)
         h, state = cell(self.cell, self.q(x), self.k(x), self.v(x), x, state, context)
         y = self.proj_down(jax.nn.sigmoid(self.o(x)) * h)

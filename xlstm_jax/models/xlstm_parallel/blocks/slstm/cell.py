@@ -13,6 +13,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
 from xlstm_jax.config import AtLeast, ConfigError, OneOf, PositiveFloat, PositiveInt
+from xlstm_jax.kernels.registry import wide
 from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, slstm, zero_state
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
@@ -79,7 +80,7 @@ class sLSTMCellConfig(SubModelConfig):
 
     @property
     def _state_dtype(self) -> jnp.dtype:
-        return jnp.result_type(self._dtype, self.dtype_g or "float32", self.dtype_s or "float32", jnp.float32)
+        return wide(self._dtype, self.dtype_g or "float32", self.dtype_s or "float32")
 
 
 def powerlaw_bias(head_dim: int, place: float | Array) -> Float[Array, " head_dim"]:

@@ -16,7 +16,7 @@ from xlstm_jax.kernels.slstm import GATES, SLSTMState
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import InitDistribution, small_init
-from xlstm_jax.models.shared.layers import MultiHeadNormLayer
+from xlstm_jax.models.shared.layers import MultiHeadNormLayer, check_features
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.components.conv import CausalConv1d, CausalConv1dConfig
 from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHeadwiseExpand, LinearHeadwiseExpandConfig
@@ -130,6 +130,7 @@ class sLSTMLayer(nn.Module):
     ) -> tuple[Float[Array, "batch seq dim"], sLSTMLayerState | None]:
         """(y, state)"""
         cfg = self.config
+        check_features(x, cfg.embedding_dim, "the layer")
         memory, window = (None, None) if state is None else state
         exact = cfg.slstm_cell.reset_at_document_boundaries
         x_conv, window = self.conv(x, window, context if exact else context.replace(document_borders=None))
@@ -137,7 +138,7 @@ class sLSTMLayer(nn.Module):
             x_conv = jax.nn.swish(x_conv)
 
         wx = jnp.stack([self.i(x_conv), self.f(x_conv), self.z(x), self.o(x)], axis=2)
-        wx = wx.reshape(*wx.shape[:3], cfg.num_heads, -1)
+        wx = wx.reshape(*wx.shape[:3], cfg.num_heads, x.shape[-1] // cfg.num_heads)
         y, memory = remat("sLSTMCell", cfg.parallel, sLSTMCell.__call__)(self.cell, wx, memory, context)
         y = self.group_norm(self.dropout(y, deterministic=not context.train)).reshape(x.shape)
         return y, None if memory is None or window is None else sLSTMLayerState(memory, window)

@@ -289,3 +289,22 @@ def test_fewer_steps_have_a_shorter_warm_up_unless_it_was_given() -> None:
     assert find_experiment("quickstart").changed(["--steps", "100"]).optimizer.warmup_steps == 40
     with pytest.raises(ConfigError, match=r"warmup_steps is 30, .* = 20; give both"):
         find_experiment("quickstart").changed(["--steps", "20", "--warmup_steps", "30"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--learning-rate", "1e-3"], "the learning rate at its peak is --lr"),
+        (["--epochs", "3"], "length of a training is --steps"),
+        (["--d_model=64"], "--embedding_dim"),
+    ],
+)
+def test_names_of_other_trainers_are_told_in_ours(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        apply_options(get_preset("tiny"), words)
+
+
+@pytest.mark.parametrize("option", ["--run", "--fork"])
+def test_an_empty_name_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny", option, " "]) == 2
+    assert f"{option} is ' ', but must be the name" in capsys.readouterr().err

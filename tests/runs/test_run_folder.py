@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ from xlstm_jax.runs.errors import (
     RunNotFoundError,
 )
 from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.training.config import TrainingConfig
 
 
 @dataclass
@@ -179,3 +181,11 @@ def test_run_folders_are_imported_without_jax():
     program = "import sys, xlstm_jax.runs.folder; print({'jax', 'orbax', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_config_of_another_version_says_so(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run").create()
+    run.write_environment({"version": "9.9"})
+    run.write_config({"steps": 3, "of_the_future": 1})
+    with pytest.raises(DamagedRunError, match=r"of_the_future.*; the run was written by xlstm-jax 9\.9, and this is"):
+        run.read_config(TrainingConfig)

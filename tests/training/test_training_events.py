@@ -16,8 +16,10 @@ import pytest
 from rich.console import Console
 from training_helpers import Recorder, tiny_experiment, with_fields
 
+from xlstm_jax.data.store import open_store
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.events import Ended, Event, Listeners, Saved, Scored, Started, Stepped
+from xlstm_jax.training.listeners.finish import openings
 from xlstm_jax.training.listeners.metrics import MetricsFile
 from xlstm_jax.training.loop import Due, Loop, train
 from xlstm_jax.training.step import StepMetrics
@@ -183,3 +185,16 @@ def test_a_failing_listener_is_told_of_to_those_that_remain() -> None:
         "one",
         "two",
     ]
+
+
+def test_another_text_is_sampled_by_its_own_words(store: Path) -> None:
+    split = open_store(store).split("validation")
+    prompts = openings(split)
+    assert len(prompts) == 2
+    for number, prompt in enumerate(prompts):
+        assert split.document_bytes(number).decode().split()[: len(prompt.split())] == prompt.split()
+
+
+def test_a_run_and_an_experiment_in_the_wrong_order_are_told(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="the run's folder and then an Experiment"):
+        train(tiny_experiment(store="x"), tmp_path)  # type: ignore[arg-type]

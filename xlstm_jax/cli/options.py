@@ -31,6 +31,30 @@ Follow = Callable[[Callable[[str], Any], set[str]], dict[str, Any]]
 """From a function that gives the value at a path, and the paths that were given, to values of other fields."""
 
 
+ALIASES = {
+    "learning_rate": "the learning rate at its peak is --lr",
+    "epochs": "the length of a training is --steps, each of --batch_size rows of --context_length tokens",
+    "num_epochs": "the length of a training is --steps, each of --batch_size rows of --context_length tokens",
+    "num_train_epochs": "the length of a training is --steps, each of --batch_size rows of --context_length tokens",
+    "max_steps": "the length of a training is --steps",
+    "max_iters": "the length of a training is --steps",
+    "output_dir": "the run's folder is --run",
+    "out_dir": "the run's folder is --run",
+    "gradient_accumulation_steps": "the parts of a batch are --accumulate",
+    "per_device_train_batch_size": "the rows of a step are --batch_size",
+    "hidden_size": "the width of the model is --embedding_dim",
+    "n_embd": "the width of the model is --embedding_dim",
+    "d_model": "the width of the model is --embedding_dim",
+    "n_layer": "the number of blocks is --num_blocks",
+    "num_layers": "the number of blocks is --num_blocks",
+    "num_hidden_layers": "the number of blocks is --num_blocks",
+    "block_size": "the tokens of a row are --context_length",
+    "max_seq_len": "the tokens of a row are --context_length",
+    "dataset": "the text to learn from is --sources",
+}
+"""Names that other trainers have for fields of ours, and what to write instead."""
+
+
 def apply_options(config: T, words: Sequence[str], follow: Follow | None = None) -> T:
     """A copy of a config with the given fields changed, one after the other.
 
@@ -172,7 +196,9 @@ class _Tree:
                 return f"{outer}.{words[-1]}"
             if inner is None and any(map(dataclasses.is_dataclass, _options(self.hint(outer)))):
                 raise ConfigError(f"{outer} is off (null), so there is no {name}; {outer}={{}} switches it on")
-        raise ConfigError(f"there is no field {name!r}{_nearest(name, paths)}; `--help` lists them")
+        alias = ALIASES.get(words[-1])
+        hint = f"; {alias}" if alias else f"{_nearest(name, paths)}; `--help` lists them"
+        raise ConfigError(f"there is no field {name!r}{hint}")
 
     def set(self, path: str, words: Sequence[str]) -> None:
         """Give the field at a path the value that words stand for.

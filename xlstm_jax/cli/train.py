@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -89,6 +90,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment, Path]:
     """The experiment with the call's changes, and the run it is for."""
+    for option, name in {"--run": call.run, "--fork": call.fork}.items():
+        if name is not None and not name.strip():
+            raise ConfigError(f"{option} is {name!r}, but must be the name or the folder of a run")
     target = find_experiment(word)
     if target.run is not None and call.run is not None:
         raise ConfigError(f"{word} is a run itself, so --run {call.run} has no meaning; a copy needs --fork")
@@ -107,7 +111,16 @@ def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment
             if data.tokenizer == experiment.data.tokenizer:
                 data = dataclasses.replace(data, tokenizer=opened.tokenizer.kind)
             changed = dataclasses.replace(changed, data=data)
+    usual = experiment.training.sample_prompts
+    if target.run is None and _text(changed) != _text(experiment) and changed.training.sample_prompts == usual:
+        # The preset's prompts are of its own text.
+        training = dataclasses.replace(changed.training, sample_prompts=usual and None)
+        changed = dataclasses.replace(changed, training=training)
     return changed, path
+
+
+def _text(experiment: Experiment) -> tuple[Any, ...]:
+    return experiment.data.sources, experiment.data.store, experiment.data.mixture
 
 
 def _train(path: Path, experiment: Experiment) -> int:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from xlstm_jax.config import ConfigError, dumps, from_json, to_json
 from xlstm_jax.files import Lock, appearing_folder, copy_folder, read_json_object, write_atomic, write_json
-from xlstm_jax.machine.environment import environment_changes, present_environment
+from xlstm_jax.machine.environment import environment_changes, installed_version, present_environment
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.difference import refuse_another_config
 from xlstm_jax.runs.errors import (
@@ -168,7 +168,16 @@ class RunFolder:
         try:
             return from_json(target, data)
         except ConfigError as error:
-            raise DamagedRunError(f"{self.config_path} cannot be used: {error}") from error
+            raise DamagedRunError(f"{self.config_path} cannot be used: {error}{self._written_by_another()}") from error
+
+    def _written_by_another(self) -> str:
+        """That another version of this package has written to the run, if one has."""
+        try:
+            theirs = read_json_object(self.environment_path, DamagedRunError).get("version")
+        except (OSError, DamagedRunError):
+            return ""
+        ours = installed_version("xlstm-jax") or theirs
+        return f"; the run was written by xlstm-jax {theirs}, and this is {ours}" if theirs != ours else ""
 
     def check_config(self, step: int, extra: Mapping[str, Any], may_change: Iterable[str] = ()) -> None:
         """Compare the config with the one that a checkpoint was saved with, if it was saved with one.

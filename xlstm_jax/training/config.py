@@ -114,8 +114,8 @@ class TrainingConfig(Config):
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt = 10
     """Steps between two lines when the output is not a terminal; metrics.jsonl has every step."""
-    sample_prompts: tuple[str, ...] = ()
-    """Prompts that the trained model continues when training ends."""
+    sample_prompts: tuple[str, ...] | None = ()
+    """Prompts that the trained model continues when training ends; the first words of held-out documents if null."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

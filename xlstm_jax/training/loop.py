@@ -54,6 +54,11 @@ def train(
         NotFiniteError: if loss or gradient are not finite; the checkpoints from before remain.
         RunError, DataError, ConfigError: for everything that is wrong with the folder, the store or the experiment.
     """
+    if isinstance(path, Experiment) or not isinstance(experiment, Experiment):
+        raise TypeError(
+            f"train takes the run's folder and then an Experiment, but got {type(path).__name__} and "
+            f"{type(experiment).__name__}"
+        )
     run = RunFolder(path).create()
     console = console or Console(highlight=False)
     waiting = functools.partial(clock, console=console)
@@ -179,13 +184,16 @@ class Loop:
         try:
             for before, rows in self.batches:
                 state, metrics = self.step_function(state, rows)
+                step, due = before + 1, self.due(before + 1)
+                settle = due.score or due.save or self.stop()
+                # The device may have made both while the host was at something else: each took half of the time.
+                took = self._wait(metrics) / (1 if pending is None else 2) if settle else None
                 if pending is not None:
-                    self._record(before, pending)
-                step, pending = before + 1, metrics
+                    self._record(before, pending, took)
+                pending = metrics
                 self._tell_saved()
-                due = self.due(step)
-                if due.score or due.save or self.stop():
-                    self._settle(step, metrics, state.params if due.score else None)
+                if took is not None:
+                    self._settle(step, metrics, took, state.params if due.score else None)
                     pending = None
                     stopping = self.stop()
                     if due.save or stopping:
@@ -205,13 +213,16 @@ class Loop:
         before, self._mark = self._mark, time.perf_counter()
         return self._mark - before
 
-    def _settle(self, step: int, metrics: StepMetrics, params: Any) -> None:
-        """Record the step that is under way, with a score of its parameters unless they are None.
+    def _wait(self, metrics: StepMetrics) -> float:
+        """Let the step under way end; seconds since the last record."""
+        jax.block_until_ready(metrics)
+        return self._lap()
+
+    def _settle(self, step: int, metrics: StepMetrics, took: float, params: Any) -> None:
+        """Record the step that has ended, with a score of its parameters unless they are None.
 
         In this order: a checkpoint that is there has all its records, and none of its losses was not finite.
         """
-        jax.block_until_ready(metrics)
-        took = self._lap()
         scores = self.score(params) if self.score is not None and params is not None else {}
         self._record(step, metrics, took, scores)
         if scores:

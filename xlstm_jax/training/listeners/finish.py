@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from xlstm_jax.data.store import HeldoutBatch
+from xlstm_jax.data.store import HeldoutBatch, Split
 from xlstm_jax.files import write_atomic
 from xlstm_jax.inference.generate import generate_text
 from xlstm_jax.machine.progress import Progress, clock
@@ -23,6 +23,7 @@ from xlstm_jax.training.open_run import OpenRun
 REPORT_NAME = "report.json"
 SAMPLE_TOKENS = 80
 SAMPLE_TEMPERATURE = 0.7
+OPENINGS, OPENING_WORDS = 2, 4
 
 
 class Finish:
@@ -83,9 +84,17 @@ def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
     return comparison
 
 
+def openings(split: Split) -> tuple[str, ...]:
+    """The first words of a few documents, to be continued."""
+    starts = (split.document_bytes(i)[:200].decode(errors="ignore") for i in range(min(split.num_documents, OPENINGS)))
+    return tuple(filter(None, (" ".join(start.split()[:OPENING_WORDS]) for start in starts)))
+
+
 def print_samples(opened: OpenRun, console: Console) -> None:
     """What the trained model makes of the experiment's sample prompts."""
     prompts = opened.experiment.training.sample_prompts
+    if prompts is None:
+        prompts = openings(opened.store.split("validation"))
     if not prompts:
         return
     with clock("making samples", console, terminal_only=True):

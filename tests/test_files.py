@@ -16,6 +16,7 @@ from xlstm_jax.files import (
     ExistsError,
     Lock,
     LockedError,
+    LostError,
     WriteError,
     appearing_folder,
     copy_folder,
@@ -243,3 +244,22 @@ def test_a_folder_is_removed_only_when_nobody_reads_it(tmp_path):
         assert not read
     with held_folder(tmp_path / "gone", alone=False) as read:
         assert not read
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
+def test_a_folder_that_is_taken_away_from_under_its_lock_is_noticed(how, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with Lock(folder / "lock") as lock:
+        lock.check()
+        folder.rename(tmp_path / "other")
+        if how == "removed":
+            shutil.rmtree(tmp_path / "other")
+        if how == "replaced":
+            folder.mkdir()
+            (folder / "lock").touch()
+        with pytest.raises(LostError, match="folder was removed, renamed or replaced"):
+            lock.check()
+        if how == "renamed":
+            (tmp_path / "other").rename(folder)
+            lock.check()

@@ -41,6 +41,10 @@ class DiskFullError(WriteError):
     """There is no room: the message says for what and how much, where it is known, on which disk, and what is free."""
 
 
+class LostError(WriteError):
+    """The folder that is being written was taken away from under its writer."""
+
+
 class LockedError(BlockingIOError):
     """Another process holds the lock; the message says which."""
 
@@ -325,6 +329,20 @@ class Lock:
             os.pwrite(handle, json.dumps(note).encode(), 0)
         return self
 
+    def check(self) -> None:
+        """See that the file that is held is still the one at its path.
+
+        Raises:
+            LostError: if it or its folder was removed, renamed or replaced: what is written there now would be beside
+                what was written before, or in what belongs to somebody else.
+        """
+        if self._handle is not None and not still_named(self._handle, self.path):
+            folder = self.path.parent
+            raise LostError(
+                f"{folder} was removed, renamed or replaced (or {self.path.name} in it) while this process was writing "
+                "into it, so it stops here; nothing more is saved, and what was saved is where the folder is now"
+            )
+
     def release(self) -> None:
         """Give the lock back; does nothing if it is not held."""
         if self._handle is not None:
@@ -355,7 +373,8 @@ def held_folder(folder: Path, *, alone: bool) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH) and _still_named(handle, folder)
+        # Between opening and locking, the folder may have been renamed, and another may have got its name.
+        yield _flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH) and still_named(handle, folder)
     finally:
         os.close(handle)
 
@@ -371,11 +390,11 @@ def _flock(handle: int, kind: int) -> bool:
     return True
 
 
-def _still_named(handle: int, folder: Path) -> bool:
-    # Between opening and locking, the folder may have been renamed, and another may have got its name.
+def still_named(handle: int, path: Path) -> bool:
+    """Whether an open file or folder is still what `path` names: not removed, not renamed, not replaced."""
     try:
-        return os.path.samestat(os.fstat(handle), os.stat(folder))
-    except FileNotFoundError:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -71,7 +71,7 @@ def test_without_a_prompt_and_a_standard_input_nothing_is_made_up(
 ) -> None:
     monkeypatch.setattr("sys.stdin", None)
     assert main(["generate", str(run_path)]) == 2
-    assert "neither a --prompt nor a standard input" in capfd.readouterr().err
+    assert "standard input is closed" in capfd.readouterr().err
 
 
 def test_a_terminal_gets_no_control_characters(

@@ -106,3 +106,14 @@ def test_a_file_that_cannot_be_written_is_named(log):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [r["step"] for r in log.read()] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_taken_away_while_it_is_written_comes_back_whole(log, replaced):
+    log.append({"step": 1})
+    log.path.unlink()
+    if replaced:
+        log.path.write_text('{"step": 7}\n')
+    log.append({"step": 2})
+    log.append({"step": 3})
+    assert log.read() == [{"step": 1}, {"step": 2}, {"step": 3}]

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,10 @@ from training_helpers import Recorder, tiny_experiment, with_fields, write_corpu
 
 from xlstm_jax.data.errors import DamagedStoreError, MissingStoreError
 from xlstm_jax.data.prepare import prepare
-from xlstm_jax.files import DiskFullError, LockedError
+from xlstm_jax.files import DiskFullError, LockedError, LostError
+from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.errors import (
+    CheckpointError,
     ConfigChangedError,
     NoCheckpointError,
     StateMismatchError,
@@ -28,7 +31,7 @@ from xlstm_jax.scoring.score import Score
 from xlstm_jax.training import loop
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.errors import NotFiniteError, WrongStoreError
-from xlstm_jax.training.events import Event, Stepped
+from xlstm_jax.training.events import Event, Saved, Stepped
 from xlstm_jax.training.fork import fork_run
 from xlstm_jax.training.loop import train
 
@@ -334,3 +337,69 @@ def test_steps_that_are_made_cannot_be_taken_back(run: Path, trained: Trained) -
     assert not outcome.trained
     assert RunFolder(run).read_config(Experiment).training.steps == 12
     assert any("12 steps are made already" in sentence for sentence in recorder.said)
+
+
+class OnceSaved(Recorder):
+    """Does something when the first checkpoint is complete, and the next not yet begun."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        super().__init__()
+        self._what = what
+
+    def handle(self, event: Event) -> None:
+        super().handle(event)
+        if isinstance(event, Saved) and event.step == 4:
+            self._what()
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
+def test_a_run_whose_folder_is_taken_away_while_it_trains_stops_and_promises_nothing(
+    how: str, corpus: Path, store: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+
+    def take() -> None:
+        run.rename(tmp_path / "other")
+        if how == "removed":
+            shutil.rmtree(tmp_path / "other")
+        if how == "replaced":
+            run.mkdir()
+            (run / "mine.txt").write_text("a text")
+
+    recorder = OnceSaved(take)
+    with pytest.raises(LostError, match="run was removed, renamed or replaced"):
+        train(run, tiny_experiment(corpus, store), [recorder])
+    assert max(recorder.steps) <= 8
+    assert (list(run.iterdir()) if run.exists() else []) == ([run / "mine.txt"] if how == "replaced" else [])
+    if how == "renamed":
+        assert train(tmp_path / "other", tiny_experiment(corpus, store)).opened.step == 12
+
+
+def test_what_is_removed_from_a_run_while_it_trains_is_written_again(
+    corpus: Path, store: Path, tmp_path: Path, trained: Trained
+) -> None:
+    run = tmp_path / "run"
+
+    def take() -> None:
+        for place in (run / "tokenizer", run / "checkpoints"):
+            shutil.rmtree(place)
+        for name in ("config.json", "metrics.jsonl"):
+            (run / name).unlink()
+
+    train(run, trained.experiment, [OnceSaved(take)])
+    assert losses(run) == losses(trained.run)
+    assert train(run, trained.experiment).trained is False
+
+
+def test_a_last_checkpoint_that_is_removed_at_once_is_not_told_of_as_saved(
+    corpus: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Checkpoints.wait
+
+    def then_removed(self: Checkpoints) -> None:
+        real(self)
+        shutil.rmtree(self.folder / "00000004", ignore_errors=True)
+
+    monkeypatch.setattr(Checkpoints, "wait", then_removed)
+    with pytest.raises(CheckpointError, match="00000004 was removed as soon as it was saved"):
+        train(tmp_path / "run", tiny_experiment(corpus, store, steps=4))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 
 from xlstm_jax.machine.malloc import keep_freed_memory
 from xlstm_jax.machine.signals import EXIT_INTERRUPT, Interrupts
+from xlstm_jax.machine.streams import fill_closed, flush
 
 VERBS = {
     "train": "train a model from a preset, or continue a run",
@@ -27,6 +28,9 @@ VERBS = {
 TRAINING_VERBS = ("train", "eval")
 """Verbs that run the same compiled step many times."""
 
+COMPILING_VERBS = ("train", "generate", "eval")
+"""Verbs whose programs are those of the start before."""
+
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 
 
@@ -34,18 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; what a user did wrong comes out as one sentence, what we did wrong as a traceback.
 
     Returns:
-        The exit code: 0, 1 for a failure, 2 for a wrong call or value, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: 0, 1 for a failure, 2 for a wrong call or value, 130 after Ctrl-C, 143 after
+        SIGTERM, 129 after SIGHUP.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if argv is None and arguments[:1] and arguments[0] in TRAINING_VERBS:
-        # Holds for the whole process, so only where the process is ours; and before anything starts JAX.
-        keep_freed_memory()
-    with Interrupts() as interrupts:
+    with Interrupts(last=argv is None) as interrupts:
         try:
+            if argv is None:
+                _own_the_process(arguments)
             try:
                 return _run(arguments)
             finally:
-                _flush()
+                flush(sys.stdout, "standard output")
         except KeyboardInterrupt:
             return _fail("interrupted", EXIT_INTERRUPT)
         except BrokenPipeError:
@@ -60,6 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(sentence, exit_code(error))
 
 
+def _own_the_process(arguments: list[str]) -> None:
+    """What holds for the whole process, so only where it is ours; and before anything starts JAX."""
+    makes_folder = arguments[:1] in (["train"], ["convert"]) or arguments[:2] == ["data", "prepare"]
+    fill_closed(output_matters=not makes_folder or bool({"-h", "--help"} & set(arguments)))
+    if arguments[:1] and arguments[0] in TRAINING_VERBS:
+        keep_freed_memory()
+    if arguments[:1] and arguments[0] in COMPILING_VERBS:
+        from xlstm_jax.machine.programs import keep_programs  # the help should come at once
+
+        keep_programs()
+
+
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -68,19 +84,10 @@ def _run(arguments: list[str]) -> int:
         arguments[0] = "version"
     verb = arguments[0]
     if verb not in VERBS:
-        from xlstm_jax.config import near_miss  # not before it is needed: the help should come at once
+        from xlstm_jax.config import near_miss
 
         return _fail(f"there is no verb {verb!r}{near_miss(verb, VERBS)}; verbs are {', '.join(VERBS)}", EXIT_USAGE)
     return importlib.import_module(f"xlstm_jax.cli.{verb}").main(arguments[1:])
-
-
-def _flush() -> None:
-    """Let what is still in the buffer meet a pipe without a reader, or a full disk, here rather than at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
 
 
 def usage() -> str:
@@ -97,6 +104,8 @@ def explain(error: Exception) -> str | None:
     """One sentence for an error that its user can do something about; None for all others."""
     if type(error).__module__.startswith("xlstm_jax."):
         return str(error)
+    import shutil  # not before it is needed: the help should come at once
+
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
         # What `shutil.copytree` could not do, a (source, target, reason) each.
         _, target, why = error.args[0][0]
@@ -113,8 +122,8 @@ def explain(error: Exception) -> str | None:
                 f"fewer prompts or --max-tokens in generation ({what})"
             )
         return f"the device failed: {what}"
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'reading or writing failed'}: {error.strerror}"
     return None
 
 
@@ -152,5 +161,9 @@ def exit_code(error: Exception) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"xlstm: {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code says it too
+        try:
+            print(f"xlstm: {sentence}", file=sys.stderr)
+        finally:
+            flush(sys.stderr, "standard error")
     return code

@@ -110,10 +110,13 @@ def _meant(option: str, parser: argparse.ArgumentParser) -> str:
 
 def _standard_input() -> bytes:
     if sys.stdin is None:
-        raise ConfigError("there is neither a --prompt nor a standard input to take it from")
+        raise ConfigError("there is no prompt: standard input is closed; --prompt TEXT gives one")
     if sys.stdin.isatty():
         print("reading the prompt (end it with Ctrl-D):", file=sys.stderr)
-    return sys.stdin.buffer.read()
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise ConfigError(f"the prompt cannot be read from standard input ({error.strerror})") from error
 
 
 def _unescaped(text: str) -> str:

@@ -56,6 +56,9 @@ class Parser(argparse.ArgumentParser):
     """Raises `ConfigError` for a wrong call, where `argparse` prints its usage and leaves; options are not cut short,
     and texts are `fitted`."""
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        print(message, end="", file=file)  # `argparse` does not tell whether its help could be written
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         shown: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False}
         super().__init__(*args, **shown | kwargs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-from importlib import metadata
 
 # <malloc.h>, glibc.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -40,5 +39,7 @@ def _only_processor() -> bool:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms:
         return platforms == "cpu"
+    from importlib import metadata  # takes longer than the rest of the command's help
+
     installed = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
     return not installed and not metadata.entry_points(group="jax_plugins")

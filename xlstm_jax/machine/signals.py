@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM: what they end at once, what they ask to stop, and the exit codes that say so."""
+"""Ctrl-C, SIGTERM and SIGHUP: what they end at once, what they ask to stop, and the exit codes that say so."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -9,15 +10,15 @@ import threading
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 EXIT_INTERRUPT = EXIT_CODES[signal.SIGINT]
 
 
 class _Signals:
-    """As a context, gets both signals; the handlers from before come back after it. Other threads get none."""
+    """As a context, gets the signals; the handlers from before come back after it. Other threads get none."""
 
     exit_code: int | None = None
-    """130 or 143 once there was a signal: that of the first."""
+    """130, 143 or 129 once there was a signal: that of the first."""
 
     def __enter__(self) -> Self:
         self._before: dict[signal.Signals, Any] = {}
@@ -32,39 +33,71 @@ class _Signals:
             signal.signal(number, handler)
 
     def _takes(self, number: signal.Signals) -> bool:
-        return True
+        # `nohup` has it ignored.
+        return number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         raise NotImplementedError
 
 
 class Interrupts(_Signals):
-    """Raises `KeyboardInterrupt` on Ctrl-C and `SystemExit` on SIGTERM, and remembers which came first.
+    """Raises `KeyboardInterrupt` on Ctrl-C and `SystemExit` on the others, and remembers which came first.
 
-    What they raise does not always arrive: in the middle of an import it comes out as an error of what was being
-    imported. Handlers that somebody else has set for Ctrl-C stay.
+    In the middle of an import it leaves the process at once, for what is raised there comes out as an error of what was
+    being imported, if not as a print of it; so does a second signal, for whom the end takes too long. Handlers that
+    somebody else has set for Ctrl-C stay.
+
+    Args:
+        last: the process ends next, and Ctrl-C then ends it without a word of Python's.
     """
 
+    def __init__(self, *, last: bool = False) -> None:
+        self._last = last
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if self._last and signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     def _takes(self, number: signal.Signals) -> bool:
-        return number == signal.SIGTERM or signal.getsignal(number) is signal.default_int_handler
+        return super()._takes(number) and (
+            number != signal.SIGINT or signal.getsignal(number) is signal.default_int_handler
+        )
 
     def _arrived(self, number: int, frame: FrameType | None) -> NoReturn:
-        self.exit_code = self.exit_code or EXIT_CODES[signal.Signals(number)]
-        if number == signal.SIGTERM:
-            sys.exit(EXIT_CODES[signal.SIGTERM])
-        raise KeyboardInterrupt
+        again, code = self.exit_code is not None, EXIT_CODES[signal.Signals(number)]
+        self.exit_code = self.exit_code or code
+        if again or _importing(frame):
+            _write("xlstm: interrupted\n")
+            os._exit(self.exit_code)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(code)
 
 
 class StopRequest(_Signals):
-    """Notes both signals instead of dying of them: the first asks, a second Ctrl-C leaves at once."""
+    """Notes the signals instead of dying of them: the first asks, a second Ctrl-C leaves at once."""
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        # Not through a console: the signal may have come in the middle of its printing.
         if self.exit_code is None:
             again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
-            os.write(2, f"\nstopping: this step is finished first, then saved{again}\n".encode())
+            _write(f"\nstopping: this step is finished first, then saved{again}\n")
             self.exit_code = EXIT_CODES[signal.Signals(number)]
         elif number == signal.SIGINT:
             if sys.stderr.isatty():
-                os.write(2, b"\x1b[?25h")  # a live display hides the cursor
+                _write("\x1b[?25h")  # a live display hides the cursor
             os._exit(EXIT_INTERRUPT)
+
+
+def _write(text: str) -> None:
+    # Not through `sys.stderr` or a console: the signal may have come in the middle of its printing.
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

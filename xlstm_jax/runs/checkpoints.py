@@ -123,10 +123,11 @@ class Checkpoints:
             unfinished.mkdir()
             self._writer.start(unfinished / STATE_FOLDER, leaves)
         except BaseException as error:
+            explained = self._explained(error, step)
             self._abandon(unfinished)
-            if isinstance(error, Exception):
-                raise self._explained(error, step) from error
-            raise
+            if explained is error:
+                raise
+            raise explained from error
         self._thread = threading.Thread(
             target=self._finish, args=(step, unfinished, arrays, kept), name=f"checkpoint-{step}"
         )
@@ -171,8 +172,8 @@ class Checkpoints:
             sync_folder(self.folder)
             self._rotate()
         except BaseException as error:
-            self._abandon(unfinished)
             self._error = self._explained(error, step)
+            self._abandon(unfinished)
             if self._error is not error:
                 self._error.__cause__ = error
 
@@ -202,7 +203,9 @@ class Checkpoints:
                 f"the checkpoint of step {step} was not saved: the disk of {self.folder} is full "
                 f"({free_in_words(self.folder)}; earlier checkpoints are untouched)"
             )
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" [tensorstore_spec=")[0]
+        if not (self.folder / f"{step:08d}.unfinished").exists():
+            reason = "it was removed while it was being written"
         return CheckpointError(f"the checkpoint of step {step} was not saved in {self.folder}: {reason}")
 
     def _check_writable(self) -> None:

@@ -183,6 +183,14 @@ class RunFolder:
         if isinstance(saved := extra.get(SAVED_CONFIG), Mapping):
             refuse_another_config(self.config_path, self.read_config_json(), step, saved, may_change)
 
+    def mend(self, config: Any, save_tokenizer: Callable[[Path], None]) -> None:
+        """Write the config and the tokenizer again, without which the checkpoints are no run, if they are gone."""
+        if not self.exists:
+            self.write_config(config)
+        if not self.tokenizer_dir.exists():
+            with appearing_folder(self.tokenizer_dir) as folder:
+                save_tokenizer(folder)
+
     # -- environment --------------------------------------------------------------------------------------------------
 
     def write_environment(self, environment: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from xlstm_jax.files import write_atomic, write_error
+from xlstm_jax.files import still_named, write_atomic, write_error
 from xlstm_jax.runs.errors import DamagedRunError
 
 
@@ -32,6 +32,8 @@ class MetricsLog:
             WriteError: if it cannot be written; a `DiskFullError` for want of room.
         """
         line = json.dumps({str(k): _plain(v, str(k)) for k, v in record.items()}, allow_nan=False) + "\n"
+        if self._handle is not None and not still_named(self._handle, self.path):
+            self._write_again()
         if self._handle is None:
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             self._drop_torn_line()
@@ -94,6 +96,12 @@ class MetricsLog:
             elif strict:
                 raise DamagedRunError(f"line {number} of {self.path} is not a JSON object: {line[:60]!r}")
         return records
+
+    def _write_again(self) -> None:
+        """Put back a file that somebody has removed or replaced: as long as it is open, it can be read."""
+        assert self._handle is not None
+        write_atomic(self.path, os.pread(self._handle, os.fstat(self._handle).st_size, 0))
+        self.close()
 
     def _drop_torn_line(self) -> None:
         assert self._handle is not None

@@ -206,4 +206,10 @@ def _orbax() -> Any:
     logger = logging.getLogger("absl")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(_not_of_orbax)
     return ocp
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Of several writes that fail together Orbax raises one; asyncio logs the others."""
+    return "/orbax/checkpoint/" not in record.getMessage()

@@ -21,6 +21,7 @@ from xlstm_jax.machine.peak import matmul_peak
 from xlstm_jax.machine.progress import clock
 from xlstm_jax.machine.signals import StopRequest
 from xlstm_jax.runs.checkpoints import Checkpoints
+from xlstm_jax.runs.errors import CheckpointError
 from xlstm_jax.runs.folder import RunFolder, with_config
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.config import Experiment
@@ -57,9 +58,9 @@ def train(
     console = console or Console(highlight=False)
     waiting = functools.partial(clock, console=console)
     told = Listeners(run_listeners(str(run), experiment.training.log_every, console), listeners)
-    with run.lock():
+    with run.lock() as lock:
         try:
-            outcome = _train(open_run(run, experiment, told.say, waiting), told, waiting)
+            outcome = _train(open_run(run, experiment, told.say, waiting), told, waiting, lock.check)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the error that led here is the one to tell
                 told.emit(Ended(None, error))
@@ -68,7 +69,7 @@ def train(
     return outcome
 
 
-def _train(opened: OpenRun, told: Listeners, waiting: Waiting) -> Outcome:
+def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[], None]) -> Outcome:
     experiment, training = opened.experiment, opened.experiment.training
     if opened.step >= training.steps:
         return Outcome(opened, 0, trained=False)
@@ -112,6 +113,8 @@ def _train(opened: OpenRun, told: Listeners, waiting: Waiting) -> Outcome:
                 stop=lambda: stop.exit_code is not None,
                 measures=measures,
                 checkpoints=opened.checkpoints,
+                check=check,
+                before_saving=lambda: opened.run.mend(experiment, opened.store.tokenizer.save),
                 beside=lambda tokens_seen: with_config(experiment, tokens_seen=tokens_seen),
                 tokens_seen=opened.tokens_seen,
             )
@@ -151,6 +154,9 @@ class Loop:
     measures: Callable[[float], Mapping[str, float]] = lambda seconds: {}
     """What a record says of the speed, from the seconds that the step took."""
     checkpoints: Checkpoints | None = None
+    check: Callable[[], None] = lambda: None
+    """Raises if what is written now would be lost; asked before each record and around each save."""
+    before_saving: Callable[[], None] = lambda: None
     beside: Callable[[int], Mapping[str, Any]] = lambda tokens_seen: {}
     """What a checkpoint holds beside the state, from the targets learnt from so far."""
     tokens_seen: int = 0
@@ -165,6 +171,7 @@ class Loop:
 
         Raises:
             NotFiniteError: if loss, gradient, parameters or score are not finite; that state is not saved.
+            CheckpointError: if the last state was not saved, or is gone already.
         """
         pending: StepMetrics | None = None
         self._saving: int | None = None
@@ -188,6 +195,9 @@ class Loop:
                     self._mark = time.perf_counter()
         finally:
             self._finish_saving()  # also after an error: what was being saved is complete, and told of
+        self.check()
+        if self._saving is not None and self.checkpoints is not None:
+            raise CheckpointError(f"{self.checkpoints.path(self._saving)} was removed as soon as it was saved")
         return state, step
 
     def _lap(self) -> float:
@@ -223,6 +233,7 @@ class Loop:
             NotFiniteError: if the step made no update.
         """
         metrics = jax.device_get(on_device)
+        self.check()
         took = self._lap() if took is None else took
         loss, tokens = float(metrics.loss), int(metrics.tokens)
         self.tokens_seen += tokens
@@ -248,12 +259,18 @@ class Loop:
     def _save(self, step: int, state: TrainState) -> None:
         if self.checkpoints is not None:
             self._finish_saving()
+            self.check()
+            self.before_saving()
             self.checkpoints.save(step, state._asdict(), self.beside(self.tokens_seen))
             self._saving = step
 
     def _finish_saving(self) -> None:
         if self.checkpoints is not None:
-            self.checkpoints.wait()
+            try:
+                self.checkpoints.wait()
+            except CheckpointError:
+                self.check()  # a folder that is gone says more than the save that failed for it
+                raise
             self._tell_saved()
 
     def _tell_saved(self) -> None:

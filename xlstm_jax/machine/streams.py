@@ -1,0 +1,40 @@
+"""The three standard streams of a process that may have been started without one, or lose it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+
+def fill_closed(*, output_matters: bool) -> None:
+    """Put something in the place of each standard stream that is closed, before a file that is opened gets its number
+    and with it what is meant for the stream.
+
+    Messages go nowhere then, and so does output unless it matters: to write it fails. `sys.stdin` stays None, by which
+    one who wants to read can tell.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = name == "stderr" or (name == "stdout" and not output_matters)
+            os.open(os.devnull, os.O_WRONLY if nowhere else os.O_RDONLY)  # gets the lowest number that is free
+            os.set_inheritable(number, True)
+            if name != "stdin":
+                setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", errors="replace", closefd=False))
+
+
+def flush(stream: TextIO, name: str) -> None:
+    """Let what is in the buffer meet a pipe without a reader, or a full disk, here rather than at exit.
+
+    Raises:
+        OSError: with the stream's name as that of the file; what could not be written is dropped.
+    """
+    try:
+        stream.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        raise OSError(error.errno, error.strerror, name) from error

@@ -80,6 +80,8 @@ def test_results_lie_on_an_explicit_mesh_as_the_inputs_do():
         h, state = jax.eval_shape(lambda *x: mlstm(*x, return_state=True), q, k, v, i, f)
         assert h.sharding.spec == P("b", None, "h", None)
         assert state.n.sharding.spec == P("b", "h", None)
+        one = jax.eval_shape(lambda s, *x: mlstm(*x, state=s), state, *(x[:, :1] for x in (q, k, v, i, f)))
+        assert one.sharding.spec == P("b", None, "h", None)
         h, state = jax.eval_shape(mlstm_step, state, *(x[:, 0] for x in (q, k, v, i, f)))
         assert h.sharding.spec == P("b", "h", None)
         wx, r, b = arguments("slstm")

@@ -155,26 +155,29 @@ def wide(*dtypes: DTypeLike) -> jnp.dtype:
         return jnp.result_type(jnp.float32, *dtypes)
 
 
-def on_mesh(run: Callable[..., Any], *arrays: Any, parted: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """What to call for `run(*arrays)`, and with what, inside `jax.shard_map` and on a mesh with explicit axes too.
+def on_mesh(run: Callable[..., Any], *arrays: Any, parted: Any, **flags: Any) -> tuple[Callable[..., Any], Any, Any]:
+    """What to call, and with which arrays and flags, for `run(*arrays, **flags)` on any mesh.
 
-    How an array lies on a mesh is part of its type there, which a loop may not change. Inside `jax.shard_map` all
-    arrays are made to vary over the axes that one of them varies over: what all devices share, say weights, gets the
-    sum of their gradients by this. Explicit axes are left to the compiler.
+    How an array lies on a mesh is part of its type inside `jax.shard_map` and on explicit axes, and a loop may not
+    change it. So all arrays are made to vary over the axes that one of them varies over inside `jax.shard_map`: what
+    all devices share, say weights, gets the sum of their gradients by this. Explicit axes are left to the compiler.
 
     Args:
-        arrays: arrays, trees of them, or None.
+        arrays, flags: arrays, trees of them, or None.
         parted: a `PartitionSpec` for each result, in a tree like theirs: how explicit axes part it.
     """
-    axes = frozenset().union(*(_varying(x) for x in jax.tree.leaves(arrays)))
+    axes = frozenset().union(*(_varying(x) for x in jax.tree.leaves((arrays, flags))))
 
     def spread(x: Any) -> Any:
         missing = tuple(sorted(axes - _varying(x)))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
+    arrays, flags = jax.tree.map(spread, (arrays, flags))
     explicit = jax.sharding.get_abstract_mesh().explicit_axes
-    run = jax.sharding.auto_axes(run, axes=explicit, out_sharding=parted) if explicit else run
-    return run, jax.tree.map(spread, arrays)
+    if not explicit:
+        return run, arrays, flags
+    automatic = jax.sharding.auto_axes(lambda x, y: run(*x, **y), axes=explicit, out_sharding=parted)
+    return lambda *x, **y: automatic(x, y), arrays, flags
 
 
 def partition(x: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 import jax.numpy as jnp
@@ -139,20 +140,17 @@ def mlstm(
     by_step = state is not None and seq == 1
     form = choose(FORMS, implementation, {"q": q.shape, "v": v.shape}, q.dtype, step=by_step).implementation
     options: dict[str, Any] = {"gate": gate, "normalize": normalize, "eps": eps}
-
-    def run(q, k, v, i, f, start, reset, mask):
-        if seq == 0:
-            return jnp.zeros_like(v), start
-        if by_step and form.step is not None:
-            token = [None if x is None else x[:, 0] for x in (q, k, v, i, f, reset, mask)]
-            h, final = form.step(start, *token[:5], reset=token[5], mask=token[6], **options)
-            return h[:, None], final
-        sizes = {name: chunk_size or size for name, size in form.sizes.items()}
-        return form.run(q, k, v, i, f, start, reset=reset, mask=mask, **options, **sizes)
-
-    parted = P(*partition(v)), _parted(*partition(v)[:3:2])
-    call, arrays = on_mesh(run, q, k, v, i, f, start, reset, mask, parted=parted)
-    h, final = call(*arrays)
+    if seq == 0:
+        h, final = jnp.zeros_like(v), start
+    elif by_step and form.step is not None:
+        token = [None if x is None else x[:, 0] for x in (q, k, v, i, f, reset, mask)]
+        h, final = _step(form.step, options, start, *token)
+        h = h[:, None]
+    else:
+        run: Any = partial(form.run, **options, **{name: chunk_size or size for name, size in form.sizes.items()})
+        parted = P(*partition(v)), _parted(*partition(v)[:3:2])
+        run, arrays, flags = on_mesh(run, q, k, v, i, f, start, reset=reset, mask=mask, parted=parted)
+        h, final = run(*arrays, **flags)
     return (h, final) if return_state else h
 
 
@@ -183,13 +181,13 @@ def mlstm_step(
     start = _starting_state(state, q, v, i, f)
     step = choose(FORMS, implementation, {"q": q.shape, "v": v.shape}, q.dtype, step=True).implementation.step
     assert step is not None
+    return _step(step, {"gate": gate, "normalize": normalize, "eps": eps}, start, q, k, v, i, f, reset, mask)
 
-    def run(start, q, k, v, i, f, reset, mask):
-        return step(start, q, k, v, i, f, reset=reset, mask=mask, gate=gate, normalize=normalize, eps=eps)
 
+def _step(step, options, start, q, k, v, i, f, reset, mask) -> tuple[Array, MLSTMState]:
     parted = P(*partition(v)), _parted(*partition(v)[:2])
-    call, arrays = on_mesh(run, start, q, k, v, i, f, reset, mask, parted=parted)
-    return call(*arrays)
+    step, arrays, flags = on_mesh(partial(step, **options), start, q, k, v, i, f, reset=reset, mask=mask, parted=parted)
+    return step(*arrays, **flags)
 
 
 def _parted(batch: Any, heads: Any) -> Any:

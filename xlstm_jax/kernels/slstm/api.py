@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import jax.numpy as jnp
@@ -137,24 +138,18 @@ def slstm(
     start, seq = _starting_state(state, wx, r, b), wx.shape[1]
     by_step = state is not None and seq == 1
     form = choose(FORMS, implementation, {"wx": wx.shape}, wx.dtype, step=by_step).implementation
-
-    def run(wx, r, b, start, reset, mask):
-        if mask is not None:
-            # Whatever stands in padding, NaN included, reaches no gradient.
-            wx = jnp.where(mask[:, :, None, None, None], wx, 0)
-        if seq == 0:
-            return jnp.zeros_like(wx[:, :, 0]), start
-        if by_step and form.step is not None:
-            reset, mask = (None if x is None else x[:, 0] for x in (reset, mask))
-            y, final = form.step(start, wx[:, 0], r, b, reset=reset, mask=mask, options=options)
-            return y[:, None], final
-        sizes = {name: unroll or size for name, size in form.sizes.items()}
-        return form.run(wx, r, b, start, reset=reset, mask=mask, options=options, **sizes)
-
-    batch, tokens, _, *head = partition(wx)
-    parted = P(batch, tokens, *head), _parted(batch, *head)
-    call, arrays = on_mesh(run, wx, r, b, start, reset, mask, parted=parted)
-    y, final = call(*arrays)
+    if seq == 0:
+        y, final = jnp.zeros_like(wx[:, :, 0]), start
+    elif by_step and form.step is not None:
+        reset, mask = (None if x is None else x[:, 0] for x in (reset, mask))
+        y, final = _step(form.step, start, wx[:, 0], r, b, reset, mask, options)
+        y = y[:, None]
+    else:
+        run: Any = partial(form.run, options=options, **{name: unroll or size for name, size in form.sizes.items()})
+        batch, tokens, _, *head = partition(wx)
+        parted = P(batch, tokens, *head), _parted(batch, *head)
+        run, arrays, flags = on_mesh(run, wx, r, b, start, reset=reset, mask=mask, parted=parted)
+        y, final = run(*arrays, **flags)
     return (y, final) if return_state else y
 
 
@@ -185,14 +180,16 @@ def slstm_step(
     start = _starting_state(state, wx, r, b)
     step = choose(FORMS, implementation, {"wx": wx.shape}, wx.dtype, step=True).implementation.step
     assert step is not None
+    return _step(step, start, wx, r, b, reset, mask, options)
 
-    def run(start, wx, r, b, reset, mask):
-        wx = wx if mask is None else jnp.where(mask[:, None, None, None], wx, 0)
-        return step(start, wx, r, b, reset=reset, mask=mask, options=options)
 
+def _step(step, start, wx, r, b, reset, mask, options) -> tuple[Array, SLSTMState]:
     batch, _, *head = partition(wx)
-    call, arrays = on_mesh(run, start, wx, r, b, reset, mask, parted=(P(batch, *head), _parted(batch, *head)))
-    return call(*arrays)
+    parted = P(batch, *head), _parted(batch, *head)
+    step, arrays, flags = on_mesh(
+        partial(step, options=options), start, wx, r, b, reset=reset, mask=mask, parted=parted
+    )
+    return step(*arrays, **flags)
 
 
 def _parted(*axes: Any) -> Any:

@@ -38,8 +38,10 @@ def fused(
     unroll: int,
 ) -> tuple[Float[Array, "b s h d"], SLSTMState]:
     """All tokens; equal to `recurrent`, gradients too."""
-    if reset is not None and mask is not None:
-        reset = reset & mask
+    if mask is not None:
+        # Whatever stands in padding, NaN included, reaches no gradient.
+        wx = jnp.where(mask[:, :, None, None, None], wx, 0)
+        reset = None if reset is None else reset & mask
     reset, mask = (None if x is None else jnp.swapaxes(x, 0, 1)[:, None, :, None] for x in (reset, mask))
     dtype = state.c.dtype
     y, final = _run(

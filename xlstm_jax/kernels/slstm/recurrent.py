@@ -63,6 +63,9 @@ def step(
 ) -> tuple[Float[Array, "b h d"], SLSTMState]:
     """One token. The arithmetic runs in the dtype of the state, R y in `product_dtype`; y comes in the dtype of wx."""
     old, dtype = state, state.c.dtype
+    if mask is not None:
+        # Whatever stands in padding, NaN included, reaches no gradient.
+        wx = jnp.where(mask[:, None, None, None], wx, 0)
     if reset is not None:
         state = SLSTMState(*(jnp.where(reset[:, None, None], 0, x) for x in state))
     ry = jnp.einsum(

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from xlstm_jax.kernels.mlstm import batched, chunkwise, parallel, recurrent
@@ -14,6 +15,7 @@ from xlstm_jax.kernels.mlstm.state import MLSTMState
 from xlstm_jax.kernels.registry import (
     Device,
     Implementation,
+    Shapes,
     check_count,
     check_flags,
     check_floats,
@@ -39,11 +41,20 @@ def _best_elsewhere(device: Device) -> str | None:
     return None
 
 
+def _in_chunks(shapes: Shapes, dtype: DTypeLike, device: Device) -> str | None:
+    seq = shapes["q"][1] if len(shapes.get("q", ())) == 4 else 1
+    if isinstance(seq, int):
+        return None
+    return (
+        f"it needs to know how many chunks there are, but the length is {seq}; recurrent and parallel take any length"
+    )
+
+
 FORMS = table(
     Implementation("recurrent", recurrent.recurrent, step=recurrent.step),
     Implementation("parallel", parallel.parallel),
-    Implementation("chunkwise", chunkwise.chunkwise, best=_best_on_a_cpu, sizes={"chunk_size": chunkwise.SIZE}),
-    Implementation("batched", batched.batched, best=_best_elsewhere, sizes={"chunk_size": batched.SIZE}),
+    Implementation("chunkwise", chunkwise.chunkwise, None, _in_chunks, _best_on_a_cpu, {"chunk_size": chunkwise.SIZE}),
+    Implementation("batched", batched.batched, None, _in_chunks, _best_elsewhere, {"chunk_size": batched.SIZE}),
 )
 """All forms, by the names that `mlstm` takes as `implementation`."""
 
@@ -105,7 +116,8 @@ def mlstm(
 
     It can be differentiated in reverse, twice too; in forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`) with
     "recurrent" and "parallel" alone, since the gradients of the two others are written by hand. It can be called inside
-    `jax.shard_map` and on meshes with explicit axes.
+    `jax.shard_map` and on meshes with explicit axes. In a program that `jax.export` makes for any length, "recurrent"
+    stands for None, and "parallel" can be asked for.
 
     Args:
         q, k, v: queries (scaled inside by dim_qk ** -0.5), keys and values.

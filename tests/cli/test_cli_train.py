@@ -291,6 +291,26 @@ def test_fewer_steps_have_a_shorter_warm_up_unless_it_was_given() -> None:
         find_experiment("quickstart").changed(["--steps", "20", "--warmup_steps", "30"])
 
 
+def test_a_run_keeps_the_warm_up_that_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = find_experiment("tiny")
+    short = target.changed(["--steps", "2"])
+    RunFolder("runs/tiny").create().write_config(short)
+    begun = Path("runs/tiny")
+    assert target.changed([], begun=begun).optimizer == short.optimizer
+    assert target.changed(["--steps", "200"], begun=begun).optimizer == short.optimizer
+    assert target.changed(["--warmup_steps", "4"], begun=begun).optimizer.warmup_steps == 4
+    RunFolder("runs/tiny").write_config(get_preset("tiny"))
+    for words in (["tiny"], ["runs/tiny"], ["runs/tiny/config.json", "--run", "tiny"]):
+        assert main(["train", *words, "--steps", "3"]) == 2
+        shown = capsys.readouterr().err
+        assert "training.steps is 3, but must be >= 5" in shown
+        assert "runs/tiny was begun with; a new run, or a copy by --fork NAME" in shown
+    assert RunFolder("runs/tiny").read_config(Experiment) == get_preset("tiny")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -331,6 +331,16 @@ def test_a_longer_schedule_says_where_the_learning_rate_goes(run: Path, trained:
     assert not [sentence for sentence in again.said if "learning rate" in sentence]
 
 
+@pytest.mark.parametrize(("fields", "told"), [({}, True), ({"lr": 2e-2}, False)])
+def test_a_longer_copy_says_where_the_learning_rate_goes_unless_it_was_asked_for(
+    fields: dict[str, float], told: bool, run: Path, trained: Trained
+) -> None:
+    said: list[str] = []
+    longer = with_fields(with_fields(trained.experiment, "training", steps=24), "optimizer", **fields)
+    fork_run(RunFolder(run), run.parent / "copy", longer, said.append)
+    assert any("learning rate follows a schedule of 24 steps" in sentence for sentence in said) == told
+
+
 def test_steps_that_are_made_cannot_be_taken_back(run: Path, trained: Trained) -> None:
     recorder = Recorder()
     outcome = train(run, with_fields(trained.experiment, "training", steps=5), [recorder])

@@ -39,13 +39,15 @@ class Target:
     note: str | None = None
     """What its giver should know, where the word could have meant something else."""
 
-    def changed(self, fields: Sequence[str], say: Callable[[str], None] = lambda sentence: None) -> Experiment:
+    def changed(
+        self, fields: Sequence[str], say: Callable[[str], None] = lambda sentence: None, begun: Path | None = None
+    ) -> Experiment:
         """The experiment with fields changed as `cli.options` reads them; a store may be given by its name, and a
-        shorter training has a shorter warm-up."""
+        shorter training has a shorter warm-up. `begun` is the run that goes on, of which the warm-up stays as it is."""
         named = named_fields(self.experiment, fields)
-        changed = apply_options(
-            self._with_room(named), fields, functools.partial(shorter_warm_up, self.experiment, say)
-        )
+        usual = self.experiment if begun is None else _warmed_up_as(begun, self.experiment)
+        follow = functools.partial(shorter_warm_up, usual, say, begun=begun)
+        changed = apply_options(dataclasses.replace(self, experiment=usual)._with_room(named), fields, follow)
         before, data = self.experiment.data, changed.data
         if data.sources != before.sources and data.store == before.store and "data.store" not in named:
             data = dataclasses.replace(data, store=None)  # that of other sources
@@ -81,14 +83,40 @@ def _refuse_preparing(before: DataConfig, data: DataConfig) -> None:
         )
 
 
+def _warmed_up_as(begun: Path, experiment: Experiment) -> Experiment:
+    """The experiment with the warm-up and cool-down of a run, where those are shorter, as of a run that was begun with
+    few steps."""
+    from xlstm_jax.training.config import Experiment
+
+    own, optimizer = RunFolder(begun).read_config(Experiment).optimizer, experiment.optimizer
+    shorter = {
+        "warmup_steps": min(own.warmup_steps, optimizer.warmup_steps),
+        "cooldown_steps": min(own.cooldown_steps, optimizer.cooldown_steps),
+    }
+    return dataclasses.replace(experiment, optimizer=dataclasses.replace(optimizer, **shorter))
+
+
 def shorter_warm_up(
-    experiment: Experiment, say: Callable[[str], None], value: Callable[[str], Any], given: set[str]
+    experiment: Experiment,
+    say: Callable[[str], None],
+    value: Callable[[str], Any],
+    given: set[str],
+    begun: Path | None = None,
 ) -> dict[str, Any]:
-    """Warm-up and cool-down in the share of the steps that they had, where fewer steps alone were asked for."""
+    """Warm-up and cool-down in the share of the steps that they had, where fewer steps alone were asked for.
+
+    Raises:
+        ConfigError: for a run that has begun already.
+    """
     names = ("optimizer.warmup_steps", "optimizer.cooldown_steps")
     asked, usual = value("training.steps"), experiment.training.steps
     if "training.steps" not in given or given & set(names) or not 0 < asked < sum(map(value, names)):
         return {}
+    if begun is not None:
+        raise ConfigError(
+            f"training.steps is {asked}, but must be >= {sum(map(value, names))}, the warm-up and cool-down that "
+            f"{begun} was begun with; a new run, or a copy by --fork NAME, can have others"
+        )
     shorter = {name: value(name) * asked // usual for name in names}
     for name, steps in shorter.items():
         if steps != value(name):

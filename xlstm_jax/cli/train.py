@@ -101,7 +101,8 @@ def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment
     experiment, path = target.experiment, target.run or run_path(call.run or target.name)
     if target.note is not None and existing_run(word) != path:
         print(f"note: {target.note}", file=sys.stderr)
-    changed = target.changed(call.fields, lambda sentence: print(sentence, file=sys.stderr))
+    begun = path if call.fork is None and RunFolder(path).exists else None
+    changed = target.changed(call.fields, lambda sentence: print(sentence, file=sys.stderr), begun)
     store = changed.data.store
     if store and store != experiment.data.store and changed.data.sources == experiment.data.sources:
         # Who names a store means that text: if it is missing, that of the preset or run must not take its place.
@@ -129,7 +130,7 @@ def _train(path: Path, experiment: Experiment) -> int:
 
     try:
         if is_finished(RunFolder(path), experiment):
-            steps = experiment.training.steps
+            steps = max(RunFolder(path).checkpoints(read_only=True).steps())
             print(f"{path} is finished: it has made its {steps} steps (more: --training.steps N)")
             return 0
         return train(path, experiment).exit_code

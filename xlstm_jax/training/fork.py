@@ -20,6 +20,7 @@ from xlstm_jax.training.open_run import (
     inspect,
     open_or_prepare,
     own_store,
+    tell_of_rise,
 )
 from xlstm_jax.training.optimizers import Optimizer
 from xlstm_jax.training.step import TrainState
@@ -48,6 +49,7 @@ def fork_run(source: RunFolder, path: Path, experiment: Experiment, say: Say) ->
     else:
         step, _, extra = source.checkpoints(read_only=True).restore(target._asdict())
         state = None
+        tell_of_rise(experiment, facts.recorded, step, say)
     source.check_config(step, extra, CONFIG_MAY_DIFFER)
     return source.fork(path, experiment, state=state)
 

@@ -304,18 +304,24 @@ def _announce_changes(run: RunFolder, say: Say) -> None:
 
 def _with_steps(experiment: Experiment, recorded: Experiment, step: int, say: Say) -> Experiment:
     """The experiment with at least the steps that are made; a rate that rises with a longer schedule is told."""
-    steps, before = experiment.training.steps, recorded.training.steps
+    steps = experiment.training.steps
     if steps < step:
         say(f"note: {step} steps are made already, so training ends with them and not with {steps}")
         return dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, steps=step))
+    tell_of_rise(experiment, recorded, step, say)
+    return experiment
+
+
+def tell_of_rise(experiment: Experiment, recorded: Experiment, step: int, say: Say) -> None:
+    """Say where the learning rate goes after `step` steps that were made as recorded, if more steps let it rise."""
+    steps, before = experiment.training.steps, recorded.training.steps
     rate = learning_rate(recorded.optimizer, before)
     now = learning_rate(experiment.optimizer, steps)(step)
-    if step and now > 1.05 * rate(min(step, before - 1)):
+    if step and experiment.optimizer == recorded.optimizer and now > 1.05 * rate(min(step, before - 1)):
         say(
             f"note: the learning rate follows a schedule of {steps} steps now, not of {before}: with step {step + 1} "
             f"it goes from {rate(step - 1):.2e} to {now:.2e}"
         )
-    return experiment
 
 
 def _check_disk(checkpoints: Checkpoints, target: TrainState, say: Say) -> None:

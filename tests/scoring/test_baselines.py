@@ -57,5 +57,5 @@ def test_the_table_shows_the_four_side_by_side() -> None:
     assert [shown.index(n) for n in ("1.500", "4.750", "2.250", "2.000")] == sorted(
         shown.index(n) for n in ("1.500", "4.750", "2.250", "2.000")
     )
-    assert "3 held-out files, 12,345 bytes" in shown
-    assert "per file" in shown
+    assert "3 documents, 12,345 bytes" in shown
+    assert "each document by itself" in shown

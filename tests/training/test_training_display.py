@@ -63,6 +63,24 @@ def test_held_out_scores_are_marks_beside_the_curve() -> None:
     assert lines[3].endswith("o")
 
 
+def test_a_curve_of_few_steps_is_a_line_between_them() -> None:
+    drawn = [line.partition("┤")[2] for line in draw_curve([(1, 4.0), (2, 1.0)], width=16, height=4)[:-1]]
+    rows = [next(row for row in range(4) if drawn[row][column] != "⠀") for column in range(16)]
+    assert rows == sorted(rows)
+    assert set(rows) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_score_says_of_how_many_documents_it_is(terminal: bool) -> None:
+    out = console(terminal)
+    display = make_terminal("runs/x", 20, out)
+    display.start(99, 101, [])
+    display.step(RECORDS[-1] | {"validation_documents": 7})
+    display.step(record(101))
+    display.close()
+    assert ("(step 100, 7 documents)" if terminal else "held out 2.5000 (7 documents, perplexity 12.2") in text(out)
+
+
 def test_without_a_terminal_there_is_a_line_every_few_steps() -> None:
     out = console(terminal=False)
     display = make_terminal("runs/x", 20, out)

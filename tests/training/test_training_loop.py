@@ -78,6 +78,8 @@ def test_a_run_folder_has_all_that_was_promised(trained: Trained) -> None:
         assert {"loss", "lr", "step_time", "tokens_per_second", "flops_per_second", "flops_share"} <= set(record)
         assert ("validation_loss" in record) == (record["step"] % 4 == 0)
     assert records[3]["perplexity"] == pytest.approx(np.exp(records[3]["validation_loss"]))
+    report = json.loads((trained.run / "report.json").read_bytes())
+    assert 0 < records[-1]["validation_documents"] < report["comparison"]["files"]
     assert records[-1]["loss"] < records[0]["loss"]
     assert records[-1]["validation_loss"] < records[3]["validation_loss"]
     assert (trained.run / "loss.png").read_bytes().startswith(b"\x89PNG")

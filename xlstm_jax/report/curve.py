@@ -29,6 +29,12 @@ def curve_of(records: Sequence[Mapping[str, Any]], key: str) -> Points:
     return [(step, value) for step, value in found if math.isfinite(value)]
 
 
+def documents_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """How many held-out documents a record's score is of, in words; empty where it does not tell."""
+    count = record.get("validation_documents")
+    return () if count is None else (f"{count} document{'' if count == 1 else 's'}",)
+
+
 def smoothed(points: Points) -> Points:
     """The mean around each point, of as many points after it as before; near the end of those that there are."""
     sums = [0.0, *itertools.accumulate(value for _, value in points)]
@@ -73,12 +79,14 @@ def draw_curve(
         column = column_of(step)
         sums[column] += value
         counts[column] += 1
+    means = {column: sums[column] / counts[column] for column in range(columns) if counts[column]}
+    for left, right in itertools.pairwise(sorted(means)):
+        for column in range(left + 1, right):
+            means[column] = means[left] + (means[right] - means[left]) * (column - left) / (right - left)
     cells = [[0] * width for _ in range(height)]
     previous: int | None = None
-    for column in range(columns):
-        if not counts[column]:
-            continue
-        row = row_of(sums[column] / counts[column])
+    for column, mean in sorted(means.items()):
+        row = row_of(mean)
         # Steep parts are filled, so that the eye sees one line.
         start = row if previous is None else previous + (1 if row > previous else -1 if row < previous else 0)
         for dot in range(min(start, row), max(start, row) + 1):

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xlstm_jax.report.curve import Points, curve_of, smoothed
+from xlstm_jax.report.curve import Points, curve_of, documents_of, smoothed
 from xlstm_jax.report.picture import new_picture, save_picture
+
+FEW_STEPS = 20
+"""Fewer are marked each: one alone makes no line."""
 
 BASELINES = {"gzip": "gzip -9", "xz": "xz -9"}
 """Lines to be under, by their names in report.json."""
@@ -31,12 +34,18 @@ def plot_loss(
         return
     figure, axes = new_picture()
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if training:
         axes.plot(*zip(*training, strict=True), color="0.85", linewidth=0.8, label="_every step")
-        axes.plot(*zip(*smoothed(training), strict=True), color="tab:blue", linewidth=1.6, label="training")
-    if held_out:
+        line, mark = smoothed(training), "o" if len(training) < FEW_STEPS else None
         axes.plot(
-            *zip(*held_out, strict=True), color="tab:orange", linewidth=1.8, marker="o", markersize=4, label="held out"
+            *zip(*line, strict=True), color="tab:blue", linewidth=1.6, marker=mark, markersize=4, label="training"
+        )
+    if held_out:
+        scored = next(record for record in reversed(records) if "validation_loss" in record)
+        label = ", ".join(("held out", *documents_of(scored)))
+        axes.plot(
+            *zip(*held_out, strict=True), color="tab:orange", linewidth=1.8, marker="o", markersize=4, label=label
         )
         step, loss = held_out[-1]
         axes.annotate(
@@ -61,25 +70,27 @@ def _bits_per_nat(records: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _draw_baselines(axes: Any, nats: Mapping[str, float]) -> None:
     low, high = axes.get_ylim()
-    for name, value in nats.items():
-        if name in BASELINES and low < value < high:
-            axes.axhline(value, color="0.4", linewidth=0.9, linestyle="--", label="_baseline")
-            # At the right edge, where the curves have left the top.
-            axes.text(
-                1,
-                value,
-                f"{BASELINES[name]} ",
-                transform=axes.get_yaxis_transform(),
-                ha="right",
-                va="bottom",
-                fontsize="small",
-                color="0.4",
-            )
+    shown = {name: value for name, value in nats.items() if name in BASELINES and low < value < high}
+    for name, value in shown.items():
+        axes.axhline(value, color="0.4", linewidth=0.9, linestyle="--", label="_baseline")
+        # At the right edge, where the curves have left the top.
+        axes.text(
+            1,
+            value,
+            f"{BASELINES[name]} ",
+            transform=axes.get_yaxis_transform(),
+            ha="right",
+            va="bottom" if value == max(shown.values()) else "top",
+            fontsize="small",
+            color="0.4",
+        )
 
 
 def _leave_out_the_first_fall(axes: Any, training: Points, held_out: Points) -> None:
-    """Cut the axis below the first steps of a long run: else their fall fills the picture, the rest is a flat line."""
-    later = [v for _, v in training[len(training) // 50 :]]
-    if len(later) >= 20:
-        low, high = min(*later, *(v for _, v in held_out)), max(*later, *(v for _, v in held_out))
+    """Cut the axis below the first steps of a long run: else their fall fills the picture, the rest is a flat line. The
+    outermost of the later ones would do the same."""
+    later = sorted(v for _, v in training[len(training) // 50 :])
+    if len(later) >= FEW_STEPS:
+        usual, scores = later[len(later) // 100 : len(later) - len(later) // 200], [v for _, v in held_out]
+        low, high = min([usual[0], *scores]), max([usual[-1], *scores])
         axes.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)

@@ -44,7 +44,8 @@ def compare(model: float, store: TokenStore) -> Comparison:
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """The table `model | unigram | gzip | xz`."""
     console.print(
-        f"bits per byte on {comparison.files} held-out files, {comparison.raw_bytes:,} bytes (per file; as measured)",
+        f"bits per byte on all held-out text ({comparison.files} document{'' if comparison.files == 1 else 's'}, "
+        f"{comparison.raw_bytes:,} bytes; gzip and xz pack each document by itself)",
         soft_wrap=True,
     )
     table = Table()

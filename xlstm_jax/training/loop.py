@@ -114,7 +114,7 @@ def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[
                 batches,
                 functools.partial(_due, experiment),
                 told.emit,
-                score=(lambda params: held_out(params).to_dict()) if held_out.num_documents else None,
+                score=functools.partial(_scores, held_out) if held_out.num_documents else None,
                 stop=lambda: stop.exit_code is not None,
                 measures=measures,
                 checkpoints=opened.checkpoints,
@@ -132,6 +132,10 @@ def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[
                 raise NotFiniteError(f"{error}; {kept} {advice}") from None
     opened = dataclasses.replace(opened, state=state, step=step, tokens_seen=loop.tokens_seen)
     return Outcome(opened, stop.exit_code or 0, trained=True)
+
+
+def _scores(held_out: HeldOut, params: Any) -> dict[str, float]:
+    return held_out(params).to_dict() | {"validation_documents": held_out.num_documents}
 
 
 class Due(NamedTuple):

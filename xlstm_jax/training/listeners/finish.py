@@ -74,7 +74,7 @@ def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
         return None
 
     def progress(batches: Iterator[HeldoutBatch], count: int) -> Iterator[HeldoutBatch]:
-        with Progress(console.is_terminal, console).bar("held-out files", count) as bar:
+        with Progress(console.is_terminal, console).bar("held-out text", count) as bar:
             yield from bar.track(batches)
 
     score = held_out(opened.state.params, progress)

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from xlstm_jax.report.curve import curve_of, draw_curve, smoothed
+from xlstm_jax.report.curve import curve_of, documents_of, draw_curve, smoothed
 from xlstm_jax.training.events import Ended, Event, Outcome, Record, Said, Started, Stepped
 
 REFRESH_SECONDS = 0.25
@@ -89,10 +89,8 @@ class PlainLines(Terminal):
             return
         parts = [f"step {step}/{last}", f"loss {shown(record['loss'])}"]
         if "validation_loss" in record:
-            parts.append(
-                f"held out {record['validation_loss']:.4f} (perplexity {record['perplexity']:.1f}, "
-                f"{record['bits_per_byte']:.3f} bits/byte)"
-            )
+            found = f"perplexity {record['perplexity']:.1f}", f"{record['bits_per_byte']:.3f} bits/byte"
+            parts.append(f"held out {record['validation_loss']:.4f} ({', '.join((*documents_of(record), *found))})")
         parts += [f"lr {record['lr']:.2e}", self._pace.speed()]
         self._pace.recent.clear()  # the next line tells of the steps after this one
         self.say("  ".join([*parts, f"{duration(self._pace.remaining())} left"]))
@@ -168,10 +166,11 @@ class LivePanel(Terminal):
         table.add_row(f"loss {loss}", f"lr {last['lr']:.2e}", self._pace.speed())
         if self._validation is not None:
             seen = self._validation
+            where = ", ".join((f"step {seen['step']}", *documents_of(seen)))
             table.add_row(
                 f"held out [b]{seen['validation_loss']:.4f}[/b]",
                 f"perplexity {seen['perplexity']:.1f}",
-                f"{seen['bits_per_byte']:.3f} bits/byte (step {seen['step']})",
+                f"{seen['bits_per_byte']:.3f} bits/byte ({where})",
             )
         return table
 

@@ -21,6 +21,7 @@ from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, MixedStore, Token
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from xlstm_jax.files import bytes_in_words
 from xlstm_jax.models.language_model import LanguageModel
+from xlstm_jax.models.stack import spans
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
 from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError
@@ -131,6 +132,8 @@ def agree(facts: Facts, experiment: Experiment) -> Experiment:
         as `open_run`, where the folder alone is against it.
     """
     run = facts.run
+    for span in spans(experiment.model):  # a model that cannot be built is refused before a text is prepared for it
+        experiment.model.block_config(span[0])
     if facts.converted:
         raise TrainingError(
             f"{run} holds weights that were trained elsewhere, and stays as it is; train a copy of it on a text of "

@@ -12,6 +12,8 @@ from xlstm_jax.kernels.closeness import relative_error, tolerance
 from xlstm_jax.kernels.mlstm import mlstm
 from xlstm_jax.kernels.registry import UnsupportedError
 
+pytestmark = pytest.mark.usefixtures("loose_types")  # a length that is not known is no int
+
 BATCH, SEQ = export.symbolic_shape("batch, seq")
 
 

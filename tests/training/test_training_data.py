@@ -23,7 +23,8 @@ from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.config import DataConfig, Experiment
 from xlstm_jax.training.fork import fork_run
 from xlstm_jax.training.loop import train
-from xlstm_jax.training.open_run import agree_on_store, filled_in, inspect, open_or_prepare
+from xlstm_jax.training.open_run import agree_on_store, filled_in, inspect
+from xlstm_jax.training.run_store import open_or_prepare
 
 SHORT = ["--training.steps", "2", "--warmup_steps", "1", "--training.eval_tokens", "200", "--training.eval_every", "1"]
 

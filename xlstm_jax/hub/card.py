@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from xlstm_jax.models.language_model import LanguageModelConfig, build_model
 from xlstm_jax.runs.folder import RunFolder
-
-REPORT_FILE = "report.json"
 
 _TRANSFORMERS = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -110,16 +107,10 @@ def _training(run: Mapping[str, Any], step: int) -> dict[str, Any]:
 
 def _results(folder: RunFolder, step: int) -> str:
     """The numbers of the run's report, if it is one of this checkpoint."""
-    try:
-        report = json.loads((folder.path / REPORT_FILE).read_bytes())
-        if report["step"] != step:
-            return ""
-        scores = report["bits_per_byte"]
-        scores = scores if isinstance(scores, dict) else {"model": scores}
-        facts = {name: f"{value:.3f}" for name, value in scores.items() if isinstance(value, float)}
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return "Bits per byte of held-out text:\n\n" + _table(facts)
+    report = folder.read_report(step) or {}
+    scores = report.get("comparison") or {"model": report.get("bits_per_byte")}
+    facts = {name: f"{value:.3f}" for name, value in scores.items() if isinstance(value, float)}
+    return "Bits per byte of held-out text:\n\n" + _table(facts) if facts else ""
 
 
 def _table(facts: Mapping[str, Any]) -> str:

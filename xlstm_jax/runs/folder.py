@@ -65,6 +65,7 @@ class RunFolder:
         self.path = Path(path)
         self.config_path = self.path / "config.json"
         self.environment_path = self.path / "environment.json"
+        self.report_path = self.path / "report.json"
         self.tokenizer_dir = self.path / "tokenizer"
         self.tokenizer_info_path = self.path / "tokenizer_info.json"
         self.huggingface_dir = self.path / "huggingface"
@@ -199,6 +200,14 @@ class RunFolder:
         if not self.tokenizer_dir.exists():
             with appearing_folder(self.tokenizer_dir) as folder:
                 save_tokenizer(folder)
+
+    def read_report(self, step: int | None = None) -> dict[str, Any] | None:
+        """What report.json tells of the trained model; None if there is none, or one after another number of steps."""
+        try:
+            report = read_json_object(self.report_path, DamagedRunError)
+        except (OSError, DamagedRunError):
+            return None
+        return report if step is None or report.get("step") == step else None
 
     # -- environment --------------------------------------------------------------------------------------------------
 

@@ -18,11 +18,10 @@ from xlstm_jax.training.open_run import (
     agree_on_store,
     filled_in,
     inspect,
-    open_or_prepare,
-    own_store,
     tell_of_rise,
 )
 from xlstm_jax.training.optimizers import Optimizer
+from xlstm_jax.training.run_store import open_or_prepare, own_store
 from xlstm_jax.training.step import TrainState
 
 

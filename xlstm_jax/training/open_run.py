@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any
 
 import jax
 
-from xlstm_jax.data.errors import StoreError
-from xlstm_jax.data.prepare import has_changed, prepare, prepare_beside
-from xlstm_jax.data.store import INDEX_FILE, TOKENIZER_FOLDER, MixedStore, TokenStore, open_store, read_index
+from xlstm_jax.data.store import TOKENIZER_FOLDER, TokenStore
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from xlstm_jax.files import bytes_in_words
 from xlstm_jax.models.language_model import LanguageModel
+from xlstm_jax.models.stack import spans
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
 from xlstm_jax.runs.difference import refuse_differences
 from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError
@@ -28,9 +26,10 @@ from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.runs.storage import bytes_needed
 from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.build import build, fresh_state
-from xlstm_jax.training.config import DataConfig, Experiment, with_vocabulary
+from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
 from xlstm_jax.training.optimizers import Optimizer, learning_rate
+from xlstm_jax.training.run_store import open_or_prepare, own_store
 from xlstm_jax.training.step import TrainState
 
 MAY_CHANGE = (
@@ -49,9 +48,6 @@ MAY_CHANGE = (
 CONFIG_MAY_DIFFER = (*MAY_CHANGE, "data.fingerprint")
 """What config.json may say otherwise than the newest checkpoint: a copy learns its store's fingerprint when it is first
 trained, and a fingerprint is compared with the store's."""
-
-VERIFIED_BYTES = 1 << 30
-"""A token store up to this size is compared with its sums before each training, which takes a second or two."""
 
 Say = Callable[[str], None]
 Waiting = Callable[[str], contextlib.AbstractContextManager[Any]]
@@ -131,6 +127,8 @@ def agree(facts: Facts, experiment: Experiment) -> Experiment:
         as `open_run`, where the folder alone is against it.
     """
     run = facts.run
+    for span in spans(experiment.model):  # a model that cannot be built is refused before a text is prepared for it
+        experiment.model.block_config(span[0])
     if facts.converted:
         raise TrainingError(
             f"{run} holds weights that were trained elsewhere, and stays as it is; train a copy of it on a text of "
@@ -219,50 +217,6 @@ def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool
     return dataclasses.replace(experiment, model=model, data=data)
 
 
-def open_or_prepare(experiment: Experiment, say: Say, run: RunFolder) -> TokenStore:
-    """The experiment's token store, verified; one that is not there yet is made from the sources, as is one of which
-    the sources have changed. A run that has begun keeps its own.
-
-    A flipped bit would not stop training: it would change what is learnt, and the numbers of a run that goes on.
-    """
-    data = experiment.data
-    path = data.store_path()
-    # Who names a store, and no sources beside those of the preset or the run, means that store as it is.
-    made_of = () if data.store is not None and data.sources == DataConfig().sources else data.sources
-    of_run = data.store is not None and run.exists and run.read_config(Experiment).data.sources == data.sources
-    if data.mixture:
-        store: TokenStore = MixedStore({str(_seen_from(run, Path(name))): w for name, w in data.mixture.items()})
-    elif (own := own_store(data, run)) is not None:
-        store = open_store(own)
-        if made_of and store.disk_bytes <= VERIFIED_BYTES and has_changed(made_of, own, data.to_prepare()):
-            say(f"note: {', '.join(made_of)} changed since {own} was made of it; the run goes on with {own} as it is")
-    elif not (path / INDEX_FILE).is_file() and data.sources:
-        say(f"preparing the token store {path} from {', '.join(data.sources)}")
-        return prepare(data.sources, path, data.to_prepare(), say=say)
-    elif made_of and not of_run:
-        store = (prepare if data.store else prepare_beside)(made_of, path, data.to_prepare(), say=say)
-    else:
-        store = open_store(path)
-    if store.disk_bytes <= VERIFIED_BYTES:
-        store.verify()
-    else:
-        say(f"note: {store} is too large to be verified at each start; `xlstm data inspect {path} --verify` does it")
-    return store
-
-
-def own_store(data: DataConfig, run: RunFolder) -> Path | None:
-    """The store of the text that a run was begun with, as far as it lies where it may be looked for: under its name or
-    beside it, from here or from a folder above the run."""
-    path = data.store_path()
-    names = glob.escape(path.name) + ("" if data.store else "*")
-    for folder in (Path(), *run.path.resolve().parents) if data.fingerprint else ():
-        for found in sorted((folder / path.parent).glob(names)):
-            with contextlib.suppress(StoreError, OSError):
-                if read_index(found)["fingerprint"] == data.fingerprint:
-                    return found
-    return None
-
-
 def is_finished(run: RunFolder, experiment: Experiment) -> bool:
     """Whether a run has made all its steps and its text is not here any more, so that there is nothing to be done."""
     facts = inspect(run)
@@ -273,12 +227,6 @@ def is_finished(run: RunFolder, experiment: Experiment) -> bool:
     return (
         max(steps) >= experiment.training.steps and not experiment.data.mixture and not own_store(experiment.data, run)
     )
-
-
-def _seen_from(run: RunFolder, path: Path) -> Path:
-    """A store's path from here, or from a folder above the run if it is not there."""
-    places = [folder / path for folder in (Path(), *run.path.resolve().parents)]
-    return next((place for place in places if (place / INDEX_FILE).is_file()), path)
 
 
 def _lost_checkpoint(run: RunFolder) -> Path | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -15,12 +14,10 @@ from xlstm_jax.files import write_atomic
 from xlstm_jax.inference.generate import generate_text
 from xlstm_jax.machine.progress import Progress, clock
 from xlstm_jax.report.table import Comparison, compare, print_comparison
-from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.events import Ended, Event
 from xlstm_jax.training.open_run import OpenRun
 
-REPORT_NAME = "report.json"
 SAMPLE_TOKENS = 80
 SAMPLE_TEMPERATURE = 0.7
 OPENINGS, OPENING_WORDS = 2, 4
@@ -37,7 +34,7 @@ class Finish:
         match event:
             case Ended(outcome=outcome) if outcome is not None and not outcome.exit_code:
                 opened = outcome.opened
-                if outcome.trained or read_report(opened.run, opened.step) is None:
+                if outcome.trained or opened.run.read_report(opened.step) is None:
                     self._finish(opened)
 
     def _finish(self, opened: OpenRun) -> None:
@@ -47,15 +44,6 @@ class Finish:
             print_comparison(comparison, console)
         print_samples(opened, console)
         console.print(f"the run is in {opened.run} (loss curve: {opened.run.plot_path})", soft_wrap=True)
-
-
-def read_report(run: RunFolder, step: int) -> dict[str, Any] | None:
-    """What report.json tells of the run after so many steps; None if it tells of others, or of none."""
-    try:
-        report = json.loads((run.path / REPORT_NAME).read_bytes())
-        return report if report["step"] == step else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
@@ -80,7 +68,7 @@ def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
     score = held_out(opened.state.params, progress)
     comparison = compare(score.bits_per_byte, opened.store)
     report = {"step": opened.step, **score.to_dict(), "comparison": comparison.to_dict()}
-    write_atomic(opened.run.path / REPORT_NAME, json.dumps(report, indent=2) + "\n")
+    write_atomic(opened.run.report_path, json.dumps(report, indent=2) + "\n")
     return comparison
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from xlstm_jax.report.loss_plot import plot_loss
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.events import Ended, Event, Saved, Started
-from xlstm_jax.training.listeners.finish import read_report
 
 
 class LossPlot:
@@ -22,6 +21,6 @@ class LossPlot:
             case Saved() if self._run is not None:
                 plot_loss(self._run.metrics().read(), self._run.plot_path, str(self._run))
             case Ended(outcome=outcome) if outcome is not None and self._run is not None:
-                if report := read_report(self._run, outcome.opened.step):
+                if report := self._run.read_report(outcome.opened.step):
                     bits = report.get("comparison")
                     plot_loss(self._run.metrics().read(), self._run.plot_path, str(self._run), bits)

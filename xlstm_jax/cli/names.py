@@ -89,11 +89,12 @@ def _warmed_up_as(begun: Path, experiment: Experiment) -> Experiment:
     from xlstm_jax.training.config import Experiment
 
     own, optimizer = RunFolder(begun).read_config(Experiment).optimizer, experiment.optimizer
-    shorter = {
-        "warmup_steps": min(own.warmup_steps, optimizer.warmup_steps),
-        "cooldown_steps": min(own.cooldown_steps, optimizer.cooldown_steps),
-    }
-    return dataclasses.replace(experiment, optimizer=dataclasses.replace(optimizer, **shorter))
+    optimizer = dataclasses.replace(
+        optimizer,
+        warmup_steps=min(own.warmup_steps, optimizer.warmup_steps),
+        cooldown_steps=min(own.cooldown_steps, optimizer.cooldown_steps),
+    )
+    return dataclasses.replace(experiment, optimizer=optimizer)
 
 
 def shorter_warm_up(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -240,11 +241,12 @@ def test_what_is_not_there_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for target, sentence in (
+        ("' '", "' ' names no preset, run or file"),
         ("quikstart", "'quikstart' is neither a preset (did you mean 'quickstart'?) nor a run"),
         ("runs/nothing", "there is no run runs/nothing"),
         ("tiny --data.store nowhere", "there is no token store at nowhere"),
     ):
-        assert main(["train", *target.split()]) in (1, 2)
+        assert main(["train", *shlex.split(target)]) in (1, 2)
         shown = capsys.readouterr().err
         assert sentence in shown
         assert "Traceback" not in shown
@@ -317,6 +319,8 @@ def test_a_run_keeps_the_warm_up_that_it_was_begun_with(
         (["--learning-rate", "1e-3"], "the learning rate at its peak is --lr"),
         (["--epochs", "3"], "length of a training is --steps"),
         (["--d_model=64"], "--embedding_dim"),
+        (["--save_steps", "10"], "are --checkpoint_every"),
+        (["--bf16"], "is --model.dtype"),
     ],
 )
 def test_names_of_other_trainers_are_told_in_ours(words: list[str], said: str) -> None:

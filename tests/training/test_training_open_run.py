@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from training_helpers import tiny_experiment, with_fields
 
+from xlstm_jax.config import ConfigError
 from xlstm_jax.runs.errors import ConfigChangedError, NoCheckpointError
 from xlstm_jax.runs.folder import CONVERTED, RunFolder, with_config
 from xlstm_jax.training.config import Experiment
@@ -74,6 +76,16 @@ def test_facts_alone_refuse_in_one_sentence(
 ) -> None:
     with pytest.raises(error, match=says):
         agree(facts(**changes), with_fields(tiny_experiment(store="text"), "optimizer", **optimizer))
+
+
+def test_a_model_in_float64_is_refused_where_jax_would_make_float32_of_it(x64: None) -> None:
+    asked = with_fields(tiny_experiment(store="text"), "model", dtype="float64")
+    assert agree(facts(recorded=None), asked) == asked
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ConfigError, match=r"model\.dtype is 'float64', which JAX computes in with JAX_ENABLE_X64=1"),
+    ):
+        agree(facts(recorded=None), asked)
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,9 @@ def _warmed_up_as(begun: Path, experiment: Experiment) -> Experiment:
     from xlstm_jax.training.config import Experiment
 
     own, optimizer = RunFolder(begun).read_config(Experiment).optimizer, experiment.optimizer
-    optimizer = dataclasses.replace(
-        optimizer,
-        warmup_steps=min(own.warmup_steps, optimizer.warmup_steps),
-        cooldown_steps=min(own.cooldown_steps, optimizer.cooldown_steps),
-    )
+    warmup = min(own.warmup_steps, optimizer.warmup_steps)
+    cooldown = min(own.cooldown_steps, optimizer.cooldown_steps)
+    optimizer = dataclasses.replace(optimizer, warmup_steps=warmup, cooldown_steps=cooldown)
     return dataclasses.replace(experiment, optimizer=optimizer)
 
 
@@ -193,6 +191,8 @@ def find_experiment(word: str) -> Target:
     from xlstm_jax.presets import find_preset, get_preset, preset_names
     from xlstm_jax.training.config import Experiment
 
+    if not word.strip():
+        raise ConfigError(f"{word!r} names no preset, run or file; presets are {', '.join(preset_names())}")
     if Path(word).suffix == ".py":
         return Target(experiment_from_file(Path(word)), Path(word).stem)
     if Path(word).suffix == ".json":

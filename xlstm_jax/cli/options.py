@@ -31,26 +31,43 @@ Follow = Callable[[Callable[[str], Any], set[str]], dict[str, Any]]
 """From a function that gives the value at a path, and the paths that were given, to values of other fields."""
 
 
+_LENGTH = "the length of a training is --steps, each of --batch_size rows of --context_length tokens"
+_RUN = "the run's folder is --run"
+_ROW = "the tokens of a row are --context_length"
+_WIDTH = "the width of the model is --embedding_dim"
+_DEPTH = "the number of blocks is --num_blocks"
+_HEADS = "the number of heads is --num_heads"
+_EVAL = "the steps between two evals are --eval_every"
+_SAVE = "the steps between two checkpoints are --checkpoint_every"
+_LOG = "the steps between two lines of output are --log_every"
+_CLIP = "the greatest norm of a gradient is --grad_clip_norm"
+_DTYPE = "what the model computes in is --model.dtype, as in --model.dtype bfloat16"
+_DEVICE = "JAX takes the accelerator that is there; JAX_PLATFORMS=cpu in the environment is without"
+_RESUME = "a run goes on where it was by itself: `xlstm train RUN`"
 ALIASES = {
     "learning_rate": "the learning rate at its peak is --lr",
-    "epochs": "the length of a training is --steps, each of --batch_size rows of --context_length tokens",
-    "num_epochs": "the length of a training is --steps, each of --batch_size rows of --context_length tokens",
-    "num_train_epochs": "the length of a training is --steps, each of --batch_size rows of --context_length tokens",
-    "max_steps": "the length of a training is --steps",
-    "max_iters": "the length of a training is --steps",
-    "output_dir": "the run's folder is --run",
-    "out_dir": "the run's folder is --run",
+    "max_lr": "the learning rate at its peak is --lr",
+    "min_lr": "the learning rate at the end is --end_lr_factor times --lr",
+    "lr_scheduler_type": "how the learning rate falls is --schedule",
+    "beta1": "both betas are --betas, as in --betas 0.9 0.95",
+    "beta2": "both betas are --betas, as in --betas 0.9 0.95",
+    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_epochs"), _LENGTH),
+    **dict.fromkeys(("max_steps", "max_iters", "num_steps", "total_steps"), "the length of a training is --steps"),
+    **dict.fromkeys(("output_dir", "out_dir", "output", "out", "run_name"), _RUN),
+    **dict.fromkeys(("max_grad_norm", "grad_clip", "clip_grad_norm", "gradient_clip_val"), _CLIP),
     "gradient_accumulation_steps": "the parts of a batch are --accumulate",
     "per_device_train_batch_size": "the rows of a step are --batch_size",
-    "hidden_size": "the width of the model is --embedding_dim",
-    "n_embd": "the width of the model is --embedding_dim",
-    "d_model": "the width of the model is --embedding_dim",
-    "n_layer": "the number of blocks is --num_blocks",
-    "num_layers": "the number of blocks is --num_blocks",
-    "num_hidden_layers": "the number of blocks is --num_blocks",
-    "block_size": "the tokens of a row are --context_length",
-    "max_seq_len": "the tokens of a row are --context_length",
-    "dataset": "the text to learn from is --sources",
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim"), _WIDTH),
+    **dict.fromkeys(("n_layer", "n_layers", "num_layers", "num_hidden_layers"), _DEPTH),
+    **dict.fromkeys(("n_head", "n_heads", "num_attention_heads"), _HEADS),
+    **dict.fromkeys(("block_size", "max_seq_len", "max_length", "seq_length", "sequence_length"), _ROW),
+    **dict.fromkeys(("eval_steps", "eval_interval"), _EVAL),
+    **dict.fromkeys(("save_steps", "save_interval", "save_every"), _SAVE),
+    **dict.fromkeys(("logging_steps", "log_interval"), _LOG),
+    **dict.fromkeys(("bf16", "fp16", "precision", "mixed_precision"), _DTYPE),
+    **dict.fromkeys(("device", "devices", "accelerator", "gpus"), _DEVICE),
+    **dict.fromkeys(("resume", "resume_from_checkpoint", "init_from"), _RESUME),
+    **dict.fromkeys(("dataset", "data_dir", "dataset_name"), "the text to learn from is --sources"),
 }
 """Names that other trainers have for fields of ours, and what to write instead."""
 

@@ -33,11 +33,9 @@ def keep_programs() -> Path | None:
         prune(folder, LARGEST)
     except (OSError, RuntimeError):
         return None
-    os.environ |= {
-        "JAX_COMPILATION_CACHE_DIR": str(folder),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     # A program that cannot be read or kept is compiled.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     return folder
@@ -47,10 +45,11 @@ def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/xlstm_jax/programs-...`, a folder a kind of processor: machines share homes, and code for one
     processor may be none for another."""
     given = os.environ.get("XDG_CACHE_HOME", "")
-    home = Path(given) if os.path.isabs(given) else Path(os.path.expanduser("~")) / ".cache"
-    if not home.is_absolute():
+    home = Path(os.path.expanduser("~"))
+    if not os.path.isabs(given) and not (home.is_absolute() and home.is_dir()):
         raise RuntimeError("this user has no home")
-    return home / "xlstm_jax" / f"programs-{hashlib.sha256(_processor().encode()).hexdigest()[:12]}"
+    caches = Path(given) if os.path.isabs(given) else home / ".cache"
+    return caches / "xlstm_jax" / f"programs-{hashlib.sha256(_processor().encode()).hexdigest()[:12]}"
 
 
 def _processor() -> str:

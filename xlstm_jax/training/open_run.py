@@ -25,7 +25,7 @@ from xlstm_jax.runs.errors import DamagedRunError, NoCheckpointError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.runs.storage import bytes_needed
 from xlstm_jax.scoring.score import Scorer
-from xlstm_jax.training.build import build, fresh_state
+from xlstm_jax.training.build import build, fresh_state, refuse_lost_precision
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
 from xlstm_jax.training.optimizers import Optimizer, learning_rate
@@ -127,6 +127,7 @@ def agree(facts: Facts, experiment: Experiment) -> Experiment:
         as `open_run`, where the folder alone is against it.
     """
     run = facts.run
+    refuse_lost_precision(experiment)
     for span in spans(experiment.model):  # a model that cannot be built is refused before a text is prepared for it
         experiment.model.block_config(span[0])
     if facts.converted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,14 @@ def test_what_is_not_there_is_told_with_the_near_miss_among_runs_and_presets() -
         find_weights("mime")
     with pytest.raises(RunNotFoundError, match="there is no run other/x"):
         find_experiment("other/x")
+
+
+@pytest.mark.parametrize("find", [find_run, find_experiment, find_weights, find_store, run_path])
+@pytest.mark.parametrize("word", ["", " "])
+def test_an_empty_word_is_not_the_folder_we_are_in(find: Callable[[str], object], word: str) -> None:
+    RunFolder(".").write_config({})
+    with pytest.raises(ConfigError, match=f"^'{word}' is neither a name nor a path$"):
+        find(word)
 
 
 def test_every_verb_knows_a_run_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,7 @@ def test_a_run_that_does_not_fit_together_is_one_sentence(
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", step=None)
-    with pytest.raises(NoCheckpointError, match="no complete checkpoint"):
+    with pytest.raises(NoCheckpointError, match=r"no complete checkpoint yet; `xlstm train .*r` goes on"):
         xlstm_jax.load(path)
     with pytest.raises(RunNotFoundError, match=r"there is no run .*runs in .*: r\)"):
         xlstm_jax.load(tmp_path / "q")

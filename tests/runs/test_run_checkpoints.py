@@ -325,7 +325,7 @@ def test_it_is_said_when_no_checkpoint_is_left(three, folder):
         flip(data_file(three, step))
     with pytest.raises(NoCheckpointError, match="none of the 3 checkpoints"):
         Checkpoints(three).restore(abstract())
-    with pytest.raises(NoCheckpointError, match="no complete checkpoint"):
+    with pytest.raises(NoCheckpointError, match="no complete checkpoint: all are damaged"):
         Checkpoints(three).restore(abstract())
     assert Checkpoints(three / "never-made").latest_step() is None
 

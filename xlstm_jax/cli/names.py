@@ -124,7 +124,13 @@ def shorter_warm_up(
 
 
 def is_name(word: str) -> bool:
-    """Whether a word is a name rather than a path."""
+    """Whether a word is a name rather than a path.
+
+    Raises:
+        ConfigError: if it is empty, as an unset variable of a shell is: the path that it makes is the folder we are in.
+    """
+    if not word.strip():
+        raise ConfigError(f"{word!r} is neither a name nor a path")
     path = Path(word)
     return len(path.parts) == 1 and not path.is_absolute() and not word.startswith(".")
 
@@ -167,7 +173,7 @@ def find_weights(word: str) -> Path:
         ConfigError: if there is none.
     """
     path = Path(word)
-    found = path if path.exists() else existing_run(word)
+    found = path if word.strip() and path.exists() else existing_run(word)
     if found is None:
         raise ConfigError(f"there is neither a file or folder {path} nor a run {run_path(word)}{_near_run(word)}")
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -286,7 +287,7 @@ class Checkpoints:
         """
         step = self.latest_step()
         if step is None:
-            raise NoCheckpointError(f"{self.folder} has no complete checkpoint")
+            raise NoCheckpointError(self._none_yet())
         return read_manifest(self.path(step))
 
     def verified(self, step: int | None = None) -> tuple[int, Path]:
@@ -346,7 +347,7 @@ class Checkpoints:
             there = ", ".join(map(str, steps)) or "none"
             raise NoCheckpointError(f"{self.folder} has no checkpoint of step {step} (there: {there})")
         if not steps:
-            raise NoCheckpointError(f"{self.folder} has no complete checkpoint")
+            raise NoCheckpointError(self._none_yet())
         for candidate in reversed(steps) if step is None else [step]:
             folder = self.path(candidate)
             if not held.enter_context(held_folder(folder, alone=False)):
@@ -364,6 +365,12 @@ class Checkpoints:
                     raise
                 self._pass_over(folder, str(error))
         raise NoCheckpointError(f"none of the {len(steps)} checkpoints in {self.folder} is undamaged")
+
+    def _none_yet(self) -> str:
+        places = (self.folder, self.folder / DAMAGED_FOLDER)
+        damaged = any(_NAME.fullmatch(entry.name) for place in places for entry in _entries(place))
+        begin = f"`xlstm train {shlex.quote(str(self.folder.parent))}` goes on to its first save"
+        return f"{self.folder} has no complete checkpoint{': all are damaged' if damaged else f' yet; {begin}'}"
 
     def _pass_over(self, folder: Path, reason: str) -> None:
         if self.read_only:

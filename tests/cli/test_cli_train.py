@@ -241,7 +241,7 @@ def test_what_is_not_there_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for target, sentence in (
-        ("' '", "' ' names no preset, run or file"),
+        ("' '", "' ' is neither a name nor a path"),
         ("quikstart", "'quikstart' is neither a preset (did you mean 'quickstart'?) nor a run"),
         ("runs/nothing", "there is no run runs/nothing"),
         ("tiny --data.store nowhere", "there is no token store at nowhere"),

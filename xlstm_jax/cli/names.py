@@ -197,8 +197,6 @@ def find_experiment(word: str) -> Target:
     from xlstm_jax.presets import find_preset, get_preset, preset_names
     from xlstm_jax.training.config import Experiment
 
-    if not word.strip():
-        raise ConfigError(f"{word!r} names no preset, run or file; presets are {', '.join(preset_names())}")
     if Path(word).suffix == ".py":
         return Target(experiment_from_file(Path(word)), Path(word).stem)
     if Path(word).suffix == ".json":

@@ -64,7 +64,7 @@ def quickstart() -> Experiment:
 
 
 def tiny() -> Experiment:
-    """A whole experiment in seconds, for tests: bytes of the standard library, some ten thousand parameters.
+    """A whole experiment in seconds, for tests: bytes of the standard library, some fifty thousand parameters.
 
     Command: `xlstm train tiny`. Two CPU cores need about 20 seconds; it learns little more than which bytes are common.
     """

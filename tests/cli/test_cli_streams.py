@@ -41,14 +41,16 @@ def test_a_reader_that_goes_early_ends_it_quietly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("wait", [0.3, 0.8])
 def test_a_signal_while_modules_are_imported(number: signal.Signals, code: int, wait: float, tmp_path: Path) -> None:
-    script = "import sys; from xlstm_jax.cli import main; print(end='.', flush=True); sys.exit(main())"
-    # Of a shell in the background signals would be ignored, and so of its children.
+    # Of a shell in the background Ctrl-C would be ignored, and so of its children.
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from xlstm_jax.cli import main; print(end='.', flush=True); sys.exit(main())"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", script, "train", "tiny"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     assert os.read(process.stdout.fileno(), 1) == b"."

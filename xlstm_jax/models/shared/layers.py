@@ -82,7 +82,9 @@ class Embedding(nn.Module):
         self.embedding = self.param("embedding", self.embedding_init, (self.vocab_size, self.features))
 
     def __call__(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape features"]:
-        rows = self.embedding.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        # Weights may be NumPy's, as they come from a file.
+        table = jnp.asarray(self.embedding)
+        rows = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return rows.astype(self.dtype)
 
 

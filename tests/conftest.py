@@ -61,6 +61,9 @@ if importlib.util.find_spec("beartype"):
 
     pytest.RaisesExc.__enter__, pytest.RaisesExc.__exit__ = unchecked, checked
 
+# Devices for meshes; what is laid out over none of them runs on the first alone.
+jax.config.update("jax_num_cpu_devices", 8)
+
 # On a busy machine an example may wait for its turn for as long as the usual deadline.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")

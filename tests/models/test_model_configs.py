@@ -161,14 +161,26 @@ def test_a_feedforward_can_keep_its_own_dtype_and_dropout():
         ({"cell": {"add_qk_norm": "no"}}, "add_qk_norm is 'no', but must be true or false"),
         ({"cell": {"backend": {"name": "recurrent"}}}, "backend is .*, but must be mLSTMBackendNameAndKwargs"),
         ({"cell": {"igate_bias_init_range": float("nan")}}, "igate_bias_init_range is nan"),
-        ({"parallel": ParallelConfig(model_axis_size=2)}, "parallel.model_axis_size is 2"),
-        ({"parallel": ParallelConfig(fsdp_axis_size=8)}, "parallel.fsdp_axis_size is 8"),
-        ({"parallel": ParallelConfig(tp_async_dense=True)}, "parallel.tp_async_dense"),
     ],
 )
 def test_impossible_configs_name_the_field(fields, message):
     with pytest.raises(ConfigError, match=message):
         model_config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pipeline_axis_size": 2}, "pipeline_axis_size is 2, but there are no pipelines"),
+        ({"tp_async_dense": True}, "tp_async_dense is True, but XLA decides by itself"),
+        ({"sequence_axis_size": -1}, "data_axis_size and sequence_axis_size are -1, but only one"),
+        ({"sequence_axis_name": "dp"}, "names its axes dp, fsdp, dp, tp, but no two"),
+        ({"fsdp_axis_size": 0}, "fsdp_axis_size is 0"),
+    ],
+)
+def test_impossible_layouts_name_the_field(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        ParallelConfig(**fields)
 
 
 def test_recomputation_of_an_unknown_part_names_the_near_miss():

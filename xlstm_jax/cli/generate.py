@@ -57,7 +57,10 @@ def main(argv: Sequence[str]) -> int:
     from xlstm_jax.inference.run import load
 
     run = load(
-        find_run(arguments.run), arguments.step, say=lambda sentence: print(f"note: {sentence}", file=sys.stderr)
+        find_run(arguments.run),
+        arguments.step,
+        say=lambda sentence: print(f"note: {sentence}", file=sys.stderr),
+        mesh=arguments.mesh,
     )
     # Bytes that are not UTF-8 reach us as half surrogate pairs, and become those bytes again.
     prompts = [os.fsencode(prompt) for prompt in arguments.prompt] or [_standard_input()]
@@ -93,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stop", action="append", default=[], metavar="TEXT", help=r"end before this text; knows \n, \t (repeatable)")
     add("--samples", type=int, default=1, metavar="N", help="continue each prompt N times (default 1)")
     add("--step", type=int, metavar="N", help="use the checkpoint of this step (default: the newest)")
+    add("--mesh", metavar="AXIS=N,...", help="lay the model out over devices, as in fsdp=4,tp=2 (default: one)")
     add("--no-heal", action="store_true", help="keep the prompt's last token as it is, though a longer one would fit")
     add("--no-echo", action="store_true", help="print the continuation without its prompt")
     add("--json", action="store_true", help="print one JSON object a prompt, when all are finished")

@@ -16,6 +16,7 @@ from xlstm_jax.cli.names import existing_run, find_experiment, run_path
 from xlstm_jax.cli.parser import ExperimentParser, fitted
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.store import open_store
+from xlstm_jax.distributed.mesh import with_mesh
 from xlstm_jax.presets import get_preset, preset_names, preset_summary
 from xlstm_jax.runs.errors import ConfigChangedError
 from xlstm_jax.runs.folder import RunFolder
@@ -70,6 +71,8 @@ def usage() -> str:
         f"Ctrl-C saves and stops.\n\npresets:\n{presets}\n\n"
         "  --run NAME|PATH  the run's folder (NAME stands for runs/NAME)\n"
         "  --fork NAME      start a copy of the run from its newest checkpoint; other values may change in it\n"
+        "  --mesh AXIS=N,.. part the training over devices: its rows (dp), parameters too (fsdp), the tokens of a row\n"
+        "                   (sp), heads (tp); dp takes what the others leave, as in --mesh fsdp=4,tp=2\n"
         "  PATH=VALUE       any field; the end of its path is enough where that is clear. Also --PATH VALUE or\n"
         "                   --set PATH=VALUE. {} switches a sub-config on, null off: model.slstm_block={}\n\n"
         f"often used:\n{options}"
@@ -85,6 +88,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = ExperimentParser("train")
     parser.add_argument("--run")
     parser.add_argument("--fork")
+    parser.add_argument("--mesh")
     return parser.parse_with_fields(argv)
 
 
@@ -94,6 +98,10 @@ def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment
         if name is not None and not name.strip():
             raise ConfigError(f"{option} is {name!r}, but must be the name or the folder of a run")
     target = find_experiment(word)
+    if call.mesh is not None:
+        model = target.experiment.model
+        model = dataclasses.replace(model, parallel=with_mesh(model.parallel, call.mesh))
+        target = dataclasses.replace(target, experiment=dataclasses.replace(target.experiment, model=model))
     if target.run is not None and call.run is not None:
         raise ConfigError(f"{word} is a run itself, so --run {call.run} has no meaning; a copy needs --fork")
     if not (call.run or target.name):

@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Int32
 
+from xlstm_jax.distributed.placement import beside
 from xlstm_jax.inference.sampling import Draw, choose
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.scoring.chunks import chunks, power_of_two
@@ -78,14 +79,15 @@ class Engine:
         tokens = np.full((batch, int(lengths.max(initial=0))), self.bos_id, np.int32)
         for row, prompt in enumerate(prompts):
             tokens[row, 1 : len(prompt) + 1] = prompt
-        carry = self._start(batch, None if self.model.fixed_state else room(tokens.shape[1] + new_tokens))
-        for start, size in chunks(tokens.shape[1]):
-            chunk = np.full((batch, size), self.eod_id, np.int32)
-            part = tokens[:, start : start + size]
-            chunk[:, : part.shape[1]] = part
-            position = start + np.arange(size)
-            mask = position < lengths[:, None]
-            carry = self._prefill(params, carry, chunk, mask & (position == 0), mask)
+        with beside(params):
+            carry = self._start(batch, None if self.model.fixed_state else room(tokens.shape[1] + new_tokens))
+            for start, size in chunks(tokens.shape[1]):
+                chunk = np.full((batch, size), self.eod_id, np.int32)
+                part = tokens[:, start : start + size]
+                chunk[:, : part.shape[1]] = part
+                position = start + np.arange(size)
+                mask = position < lengths[:, None]
+                carry = self._prefill(params, carry, chunk, mask & (position == 0), mask)
         return carry
 
     def restrict(self, carry: Carry, allowed: Bool[np.ndarray, "rows vocab"]) -> Carry:
@@ -113,7 +115,8 @@ class Engine:
             held, capacity = self.model.tokens_held(carry.state)
             if (left := capacity - int(np.max(held))) < steps:
                 raise ValueError(f"steps is {steps}, but the state has room for {left}: give prefill more new_tokens")
-        carry, tokens = self._decode(params, carry, draw, done, np.int32(steps))
+        with beside(params):
+            carry, tokens = self._decode(params, carry, draw, done, np.int32(steps))
         return carry, np.asarray(tokens)[:steps]
 
     @property

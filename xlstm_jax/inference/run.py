@@ -11,9 +11,12 @@ import numpy as np
 
 from xlstm_jax.config import ConfigError, from_json
 from xlstm_jax.data.tokenizers import Tokenizer, as_bytes, load_tokenizer
+from xlstm_jax.distributed.mesh import with_mesh
+from xlstm_jax.distributed.placement import ONE_DEVICE, Placement, placement_of
 from xlstm_jax.inference.generate import Generator, Prompt, checked_prompts
 from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model, param_shapes
+from xlstm_jax.models.parameters import describe
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder, TokenizerInfo
 from xlstm_jax.scoring.score import Score, Scorer
@@ -119,15 +122,19 @@ class Run:
         return Scorer(self.model)
 
 
-def load(path: str | Path, step: int | None = None, say: Callable[[str], None] | None = None) -> Run:
+def load(
+    path: str | Path, step: int | None = None, say: Callable[[str], None] | None = None, *, mesh: str | None = None
+) -> Run:
     """The model of a run folder, also while it trains.
 
     Args:
         path: the run's folder.
         step: of the checkpoint to read; the newest good one if None.
         say: gets a sentence for each damaged checkpoint that is passed over.
+        mesh: how many devices it is laid out over, as in "fsdp=4,tp=2"; one device if None, however it was trained.
 
     Raises:
+        ConfigError: for a mesh that there are no devices for.
         RunNotFoundError: if there is no such run.
         DamagedRunError: if its config or tokenizer cannot be used.
         CheckpointError: if there is no (good) checkpoint, or it does not fit the config.
@@ -135,19 +142,26 @@ def load(path: str | Path, step: int | None = None, say: Callable[[str], None] |
     folder = RunFolder.open(path)
     config = model_config(folder)
     tokenizer = _tokenizer(folder, config)
-    found, params = read_params(folder, config, step, say)
+    placement = ONE_DEVICE if mesh is None else placement_of(with_mesh(config.parallel, mesh))
+    found, params = read_params(folder, config, step, say, placement)
     return Run(folder.path, found, build_model(config), params, tokenizer, folder.read_tokenizer_info())
 
 
 def read_params(
-    folder: RunFolder, config: LanguageModelConfig, step: int | None = None, say: Callable[[str], None] | None = None
+    folder: RunFolder,
+    config: LanguageModelConfig,
+    step: int | None = None,
+    say: Callable[[str], None] | None = None,
+    placement: Placement = ONE_DEVICE,
 ) -> tuple[int, Any]:
     """(the checkpoint's step, its parameters in the dtypes that they were saved in), for the run's `model_config`.
 
     Raises:
         as `load`.
     """
-    found, params, extra = folder.read_params(step, param_shapes(config), say, any_float=True)
+    shapes = param_shapes(config)
+    shapes = placement.shapes(shapes, describe(shapes, config.block_kinds), shapes)
+    found, params, extra = folder.read_params(step, shapes, say, any_float=True)
     folder.check_config(found, extra, NOT_THE_MODEL)
     return found, params
 

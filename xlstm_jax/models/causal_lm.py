@@ -153,6 +153,12 @@ class CausalLM(nn.Module):
         return remat("LMHead", self.config.parallel, LMHead.__call__)(self.lm_head, features, kernel)
 
     @nn.nowrap
+    def head_params(self, params: Any) -> dict[str, Any]:
+        """The part of the parameters that `head` uses."""
+        name = "token_embedding" if self.config.tie_weights else "lm_head"
+        return {name: params[name]}
+
+    @nn.nowrap
     def init_state(self, batch_size: int, max_length: int | None = None) -> State:
         """The state before the first token: a tuple with one entry a run of blocks, the batch as axis 0 of its arrays.
 

@@ -44,12 +44,6 @@ class SubModelConfig(Config):
     A config is never changed by the module that receives it: values that follow from a parent go into copies.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        parallel: ParallelConfig | None = getattr(self, "parallel", None)
-        if parallel is not None:
-            parallel.check_one_device(f"{type(self).__name__}.parallel")
-
     @property
     def _dtype(self) -> Any:
         """The `dtype` of a part that has one, as JAX's."""
@@ -64,23 +58,28 @@ class SubModelConfig(Config):
 
 @dataclass(kw_only=True)
 class ParallelConfig(Config):
-    """How a model is laid out over devices; mesh axes stand in the order (data, fsdp, pipeline, model).
+    """How a model is laid out over devices: a mesh with the axes (data, fsdp, sequence, model), in this order.
 
-    `-1` for one axis size means: what the other axes leave of the devices.
+    `-1` for one axis size means: what the other axes leave of the devices. The batch is parted over `data` and `fsdp`,
+    parameters over `fsdp` too; `sequence` parts the tokens of a row, `model` heads, feed-forward layers and vocabulary.
     """
 
     data_axis_size: PositiveInt | Literal[-1] = -1
     fsdp_axis_size: PositiveInt | Literal[-1] = 1
     pipeline_axis_size: PositiveInt | Literal[-1] = 1
+    sequence_axis_size: PositiveInt | Literal[-1] = 1
     model_axis_size: PositiveInt | Literal[-1] = 1
     data_axis_name: str = "dp"
     fsdp_axis_name: str = "fsdp"
     pipeline_axis_name: str = "pp"
+    sequence_axis_name: str = "sp"
     model_axis_name: str = "tp"
     remat: list[str] = field(default_factory=list)
     """Names of the modules whose activations are recomputed in the backward pass."""
     fsdp_modules: list[str] = field(default_factory=list)
+    """Names of the modules whose parameters are parted over `fsdp`; if empty, those of all."""
     fsdp_min_weight_size: int = 2**18
+    """Parameters with fewer entries are whole on every device."""
     fsdp_gather_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     fsdp_grad_scatter_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     tp_async_dense: bool = False
@@ -94,21 +93,25 @@ class ParallelConfig(Config):
                         f"ParallelConfig.{name} names {part!r}{near_miss(part, MODULE_NAMES)}; "
                         f"the parts of a model are {', '.join(MODULE_NAMES)}"
                     )
-
-    def check_one_device(self, path: str) -> None:
-        """Raise `ConfigError` for a layout that a model without a mesh cannot have."""
-        for name in ("data_axis_size", "fsdp_axis_size", "pipeline_axis_size", "model_axis_size"):
-            size = getattr(self, name)
-            if size > 1:
-                raise ConfigError(
-                    f"{path}.{name} is {size}, but models run on one device for now: "
-                    f"leave it at {-1 if name == 'data_axis_size' else 1}"
-                )
+        if self.pipeline_axis_size != 1:
+            raise ConfigError(
+                f"ParallelConfig.pipeline_axis_size is {self.pipeline_axis_size}, but there are no pipelines: leave it "
+                "at 1, and part deep models with fsdp_axis_size"
+            )
         if self.tp_async_dense:
             raise ConfigError(
-                f"{path}.tp_async_dense is True, but there is no communication to overlap at model_axis_size 1: "
+                "ParallelConfig.tp_async_dense is True, but XLA decides by itself what it overlaps with communication: "
                 "leave it False"
             )
+        axes = ("data", "fsdp", "sequence", "model")
+        unknown = [f"{axis}_axis_size" for axis in axes if getattr(self, f"{axis}_axis_size") == -1]
+        if len(unknown) > 1:
+            raise ConfigError(
+                f"ParallelConfig.{' and '.join(unknown)} are -1, but only one of the sizes can be left open"
+            )
+        names = [getattr(self, f"{axis}_axis_name") for axis in axes]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"ParallelConfig names its axes {', '.join(names)}, but no two may have the same name")
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -21,13 +22,31 @@ class Kind(NamedTuple):
     memory: str
     """What people call what it remembers with."""
     remat: str
-    """Its name in `ParallelConfig.remat`."""
+    """Its name in `ParallelConfig.remat` and `fsdp_modules`."""
+    parts: Mapping[str, str]
+    """The names there of its parts, by patterns of the paths, within the block, that begin in them."""
+    whole_sequence: bool
+    """Whether a head must see a sequence as a whole, and not slice by slice on several devices."""
 
+
+_RESIDUAL = {r"(?:xlstm|norm|post_norm)\.": "xLSTMResBlock", r"ffn": "FFNResBlock"}
 
 KINDS: dict[str, Kind] = {
-    "mlstm": Kind(mLSTMBlock, "mLSTM", "mLSTMBlock"),
-    "slstm": Kind(sLSTMBlock, "sLSTM", "sLSTMBlock"),
-    "attention": Kind(TransformerBlock, "attention", "TransformerBlock"),
+    "mlstm": Kind(
+        *(mLSTMBlock, "mLSTM", "mLSTMBlock"),
+        {**_RESIDUAL, r"xlstm\.": "mLSTMInnerLayer", r"xlstm\.cell\.": "mLSTMCell"},
+        whole_sequence=False,
+    ),
+    "slstm": Kind(
+        *(sLSTMBlock, "sLSTM", "sLSTMBlock"),
+        {**_RESIDUAL, r"xlstm\.cell\.": "sLSTMCell"},
+        whole_sequence=True,
+    ),
+    "attention": Kind(
+        *(TransformerBlock, "attention", "TransformerBlock"),
+        {r"attn": "AttnBlock", r"ffn": "FFNBlock"},
+        whole_sequence=True,
+    ),
 }
 """Name -> kind. In an xLSTM's config, the blocks of the kind `x` have the field `x_block` and stand at `x_at`; the
 number of a kind in `block_map` is its place here."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from xlstm_jax.models.kinds import KINDS
+from xlstm_jax.models.kinds import KINDS, Kind
 from xlstm_jax.models.stack import span_of
 
 Axes = tuple[str | None, ...]
@@ -28,7 +28,8 @@ class Leaf(NamedTuple):
     of a kind of block, for example "mLSTM layers"."""
     axes: Axes
     """The logical name of each axis: vocab, embed, mlp; heads (features of all heads, side by side, or blocks of a
-    block-diagonal map), head (one entry a head); block (of a run that is scanned); None for what is never parted."""
+    block-diagonal map), head (one entry a head), features (those of one head); block (of a run that is scanned); None
+    for what is never parted."""
     decays: bool
     """Whether weight decay acts, as in the published runs: on kernels, and not on embeddings, norms and biases."""
     matrix: bool
@@ -36,6 +37,8 @@ class Leaf(NamedTuple):
     for matrices take."""
     adapter: bool
     """Whether an adapter of low rank can stand beside it: the dense maps inside blocks."""
+    modules: tuple[str, ...]
+    """The modules that it lies in, by the names that `ParallelConfig.fsdp_modules` takes."""
 
 
 class Row(NamedTuple):
@@ -56,7 +59,7 @@ TABLE = (
     # Dense maps into heads; with three axes the block-diagonal ones, with four two of these in one array.
     Row(
         rf"{_LAYER}\.(?:q|k|v|o|qk|conv_scaling|i|f|z|proj_up_mlstm|proj_up_z|dense_[qkv])\.kernel",
-        (("embed", "heads"), ("heads", None, None), (None, "heads", None, None)),
+        (("embed", "heads"), ("heads", "features", None), (None, "heads", "features", None)),
         matrix=True,
         adapter=True,
     ),
@@ -69,7 +72,7 @@ TABLE = (
     Row(r"xlstm\.learnable_skip", (("heads",),)),
     Row(r"xlstm\.cell\.[if]gate\.kernel", (("embed", "head"), ("head", None, None)), matrix=True),
     Row(r"xlstm\.cell\.[if]gate\.bias", (("head",),)),
-    Row(r"xlstm\.cell\.recurrent_kernel", ((None, "head", None, None),), matrix=True),
+    Row(r"xlstm\.cell\.recurrent_kernel", ((None, "head", "features", None),), matrix=True),
     Row(r"xlstm\.cell\.bias", ((None, "head", None),)),
     Row(r"xlstm\.(?:cell\.out_norm|group_norm)\.(?:scale|bias)", (("head", None),)),
     Row(r"(?:xlstm\.cell|attn)\.[qk]_norm\.(?:scale|bias)", ((None,),)),
@@ -106,13 +109,15 @@ def _describe(names: list[str], rank: int, kinds: Sequence[str]) -> Leaf:
     # Outside of blocks the name of the stack is left out: post_blocks_norm stands under it.
     inside = names[-2:] if place is None else names[place + 1 :]
     lead = ("block",) if span is not None and len(span) > 1 else ()
-    memory = KINDS[kinds[span[0]]].memory if span is not None and kinds else "memory"
+    kind = KINDS[kinds[span[0]]] if span is not None and kinds else None
+    memory = "memory" if kind is None else kind.memory
     for row in TABLE:
         if re.fullmatch(row.pattern, ".".join(inside)):
             axes = next((axes for axes in row.axes if len(axes) + len(lead) == rank), None)
             if axes is not None:
                 decays = "kernel" in names[-1]
-                return Leaf(path, _part(inside[0], memory), (*lead, *axes), decays, row.matrix, row.adapter)
+                part, modules = _part(inside[0], memory), _modules(inside, kind)
+                return Leaf(path, part, (*lead, *axes), decays, row.matrix, row.adapter, modules)
     raise KeyError(f"the table of parameters has no row for {path} with {rank} axes")
 
 
@@ -121,3 +126,11 @@ def _part(name: str, memory: str) -> str:
         return "norms"
     parts = {"token_embedding": "embedding", "lm_head": "head", "ffn": "feed-forward layers"}
     return parts.get(name, f"{memory} layers")
+
+
+def _modules(inside: list[str], kind: Kind | None) -> tuple[str, ...]:
+    """The modules of a parameter, the largest first, from its names within its block or within the model."""
+    if kind is None:
+        return {"token_embedding": ("Embed",), "lm_head": ("LMHead",)}.get(inside[0], ("BlockStack",))
+    path = ".".join(inside)
+    return "BlockStack", kind.remat, *(module for pattern, module in kind.parts.items() if re.match(pattern, path))

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from xlstm_jax.kernels.cross_entropy import cross_entropy
+from xlstm_jax.distributed.kernels import cross_entropy
+from xlstm_jax.distributed.placement import beside
 from xlstm_jax.models.language_model import LanguageModel, build_model, with_exact_resets
 
 MOST_NATS = 700.0
@@ -94,7 +95,8 @@ class Scorer:
             targets: the token after each.
             loss_mask: which targets count.
         """
-        return self._nats(params, state, tokens, targets, document_borders, loss_mask, mask)
+        with beside(params):
+            return self._nats(params, state, tokens, targets, document_borders, loss_mask, mask)
 
 
 def _nats(
@@ -107,9 +109,9 @@ def _nats(
     loss_mask: Array,
     mask: Array | None,
 ) -> tuple[Array, Any]:
-    variables, carried = {"params": params}, state is not None
+    carried = state is not None
     hidden: Any = model.apply(
-        variables,
+        {"params": params},
         tokens,
         document_borders=document_borders,
         mask=mask,
@@ -119,7 +121,8 @@ def _nats(
     )
     hidden, state = hidden if carried else (hidden, None)
 
-    def head(chunk: Array) -> Any:
-        return model.apply(variables, chunk, method="head")
+    def head(params: Any, chunk: Array) -> Any:
+        return model.apply({"params": params}, chunk, method="head")
 
-    return cross_entropy(head, hidden, jnp.asarray(targets), jnp.asarray(loss_mask)).nats, state
+    targets, loss_mask = jnp.asarray(targets), jnp.asarray(loss_mask)
+    return cross_entropy(head, model.head_params(params), hidden, targets, loss_mask).nats, state

@@ -98,8 +98,13 @@ def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[
             f"on the way the first {held_out.num_documents} of {whole} held-out documents are scored "
             "(training.eval_tokens), at the end all"
         )
-    with opened.checkpoints:
-        step_function = _compiled(opened, loader(opened.step), told.say, waiting)
+
+    def load(step: int) -> Batch:
+        read = functools.partial(loader, step)
+        return opened.placement.rows(read, training.batch_size, experiment.seq_len, training.accumulate)
+
+    with opened.checkpoints, opened.placement.active():
+        step_function = _compiled(opened, load(opened.step), told.say, waiting)
         measures = functools.partial(
             speed,
             tokens=training.batch_size * experiment.seq_len,
@@ -107,7 +112,7 @@ def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[
             peak=matmul_peak(experiment.model.dtype),
         )
         told.emit(Started(opened.run, experiment, opened.step, opened.run.metrics().read()))
-        batches = Prefetcher(loader, opened.step, end_step=training.steps)
+        batches = Prefetcher(load, opened.step, end_step=training.steps)
         with StopRequest() as stop, batches:
             loop = Loop(
                 step_function,
@@ -320,12 +325,14 @@ def _compiled(opened: OpenRun, rows: Batch, say: Callable[[str], None], waiting:
         seed=training.seed,
         accumulate=training.accumulate,
         dropout=opened.experiment.model.dropout > 0,
+        shardings=None if opened.placement.mesh is None else jax.tree.map(lambda x: x.sharding, opened.state),
     )
     start = time.perf_counter()
     with waiting("compiling the training step"):
         compiled = step_function.lower(opened.state, rows).compile()  # type: ignore[attr-defined]
     say(
-        f"{opened.model.param_count:,} parameters, {training.batch_size} x {opened.experiment.seq_len} tokens a step; "
+        f"{opened.model.param_count:,} parameters, {training.batch_size} x {opened.experiment.seq_len} tokens a step"
+        f"{'' if opened.placement.mesh is None else f' on {opened.placement.in_words()}'}; "
         f"compiled in {time.perf_counter() - start:.1f} s"
     )
     return compiled

@@ -16,6 +16,7 @@ import jax
 
 from xlstm_jax.data.store import TOKENIZER_FOLDER, TokenStore
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
+from xlstm_jax.distributed.placement import Placement
 from xlstm_jax.files import bytes_in_words
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.models.stack import spans
@@ -28,6 +29,7 @@ from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.build import build, fresh_state, refuse_lost_precision
 from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
+from xlstm_jax.training.layout import place, placed
 from xlstm_jax.training.optimizers import Optimizer, learning_rate
 from xlstm_jax.training.run_store import open_or_prepare, own_store
 from xlstm_jax.training.step import TrainState
@@ -42,8 +44,10 @@ MAY_CHANGE = (
     "training.keep_checkpoints",
     "training.log_every",
     "training.sample_prompts",
+    "model.parallel",
 )
-"""What a run may be continued with that it was not begun with: its length, its logging, its checkpoints, its paths."""
+"""What a run may be continued with that it was not begun with: its length, its logging, its checkpoints, its paths, the
+devices it runs on."""
 
 CONFIG_MAY_DIFFER = (*MAY_CHANGE, "data.fingerprint")
 """What config.json may say otherwise than the newest checkpoint: a copy learns its store's fingerprint when it is first
@@ -83,6 +87,7 @@ class OpenRun:
     store: TokenStore
     model: LanguageModel
     optimizer: Optimizer
+    placement: Placement
     scorer: Scorer
     checkpoints: Checkpoints
     state: TrainState
@@ -128,6 +133,7 @@ def agree(facts: Facts, experiment: Experiment) -> Experiment:
     """
     run = facts.run
     refuse_lost_precision(experiment)
+    place(experiment)
     for span in spans(experiment.model):  # a model that cannot be built is refused before a text is prepared for it
         experiment.model.block_config(span[0])
     if facts.converted:
@@ -187,8 +193,9 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting:
     if not store.split("validation").num_documents:
         say("note: the store holds no validation documents, so nothing is scored on held-out text")
     model, optimizer = build(experiment)
+    placement = place(experiment)
     checkpoints = run.checkpoints(keep=experiment.training.keep_checkpoints, say=say)
-    target = jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
+    target = placed(placement, model, jax.eval_shape(lambda: fresh_state(model, optimizer, experiment)))
     if (checkpoints.latest_step() or 0) < experiment.training.steps:
         _check_disk(checkpoints, target, say)
     step, tokens_seen = 0, 0
@@ -201,12 +208,15 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting:
             experiment = _with_steps(experiment, facts.recorded, step, say)
     else:
         with waiting("drawing the first parameters"):
-            state = jax.block_until_ready(jax.jit(lambda: fresh_state(model, optimizer, experiment))())
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+            draw = jax.jit(lambda: fresh_state(model, optimizer, experiment), out_shardings=shardings)
+            state = jax.block_until_ready(draw())
     run.copy_tokenizer(store.path / TOKENIZER_FOLDER)
     run.write_environment()
     run.metrics().cut_after(step)
     run.write_config(experiment)
-    return OpenRun(run, experiment, store, model, optimizer, Scorer(model), checkpoints, state, step, tokens_seen)
+    scorer = Scorer(model)
+    return OpenRun(run, experiment, store, model, optimizer, placement, scorer, checkpoints, state, step, tokens_seen)
 
 
 def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool = True) -> Experiment:

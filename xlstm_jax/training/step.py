@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.data.store import Batch
-from xlstm_jax.kernels.cross_entropy import LossSum, cross_entropy
+from xlstm_jax.distributed.kernels import cross_entropy
+from xlstm_jax.kernels.cross_entropy import LossSum
 from xlstm_jax.training.optimizers import Optimizer
 
 
@@ -56,9 +59,8 @@ def loss_sum(model: Any, params: Any, rows: Batch, *, train: bool = False, dropo
 
     The logits of all rows are never held at once. `train` switches dropout on, whose random key is `dropout_key`.
     """
-    variables = {"params": params}
     features = model.apply(
-        variables,
+        {"params": params},
         rows.inputs,
         document_borders=rows.document_borders,
         train=train,
@@ -66,7 +68,8 @@ def loss_sum(model: Any, params: Any, rows: Batch, *, train: bool = False, dropo
         method="features",
     )
     return cross_entropy(
-        lambda chunk: model.apply(variables, chunk, method="head"),
+        lambda params, chunk: model.apply({"params": params}, chunk, method="head"),
+        model.head_params(params),
         features,
         jnp.asarray(rows.targets),
         jnp.asarray(rows.loss_mask),
@@ -74,17 +77,24 @@ def loss_sum(model: Any, params: Any, rows: Batch, *, train: bool = False, dropo
 
 
 def make_train_step(
-    model: Any, optimizer: Optimizer, *, seed: int = 0, accumulate: int = 1, dropout: bool = False
+    model: Any,
+    optimizer: Optimizer,
+    *,
+    seed: int = 0,
+    accumulate: int = 1,
+    dropout: bool = False,
+    shardings: Any = None,
 ) -> TrainStep:
     """The compiled step. Its state argument is donated: the arrays that were passed must not be used again.
 
     Args:
-        model: a language model with the methods `features` and `head`.
+        model: a language model with the methods `features`, `head` and `head_params`.
         optimizer: applied to the gradient of the mean loss.
         seed: of the dropout, whose random numbers follow from it and from the step's number.
-        accumulate: micro-batches that the rows are cut into; each counts by its tokens, so that the step equals that
-            of the whole batch.
+        accumulate: micro-batches that the rows are cut into, or come in as the first axis; each counts by its tokens,
+            so that the step equals that of the whole batch.
         dropout: whether the model draws random numbers in training.
+        shardings: how the state lies on a mesh, before the step and after it.
     """
 
     def gradient(params: Any, rows: Batch, key: Array) -> tuple[Array, Any]:
@@ -101,8 +111,11 @@ def make_train_step(
         def add(carry: tuple[Array, Any], piece: tuple[Batch, Array]) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, carry, jax.value_and_grad(mean_loss)(params, *piece)), None
 
-        pieces = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), rows)
-        zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(jax.value_and_grad(mean_loss), params, rows, key))
+        pieces = rows
+        if rows.inputs.ndim == 2:
+            pieces = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), rows)
+        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), pieces)
+        zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(jax.value_and_grad(mean_loss), params, first, key))
         (loss, grads), _ = jax.lax.scan(add, zero, (pieces, jax.random.split(key, accumulate)))
         return loss, grads
 
@@ -127,4 +140,7 @@ def make_train_step(
         )
         return after, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    whole = NamedSharding(shardings.step.mesh, P())
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))

@@ -52,7 +52,7 @@ class Loader:
         self._rows = [-(-(split.num_tokens - 1) // seq_len) for split in self._mixture.splits]
         self.rows_per_epoch = sum(self._rows)
 
-    def __call__(self, step: int, rows: slice | None = None) -> Batch:
+    def __call__(self, step: int, rows: slice | Int64[np.ndarray, " rows"] | None = None) -> Batch:
         """The batch of `step`, or those of its rows that `rows` selects (what one of several hosts reads)."""
         if step < 0:
             raise ValueError(f"step is {step}, but steps are counted from 0")

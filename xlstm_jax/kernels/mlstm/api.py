@@ -123,7 +123,7 @@ def mlstm(
         q, k, v: queries (scaled inside by dim_qk ** -0.5), keys and values.
         i, f: pre-activations of the input and the forget gate. An f of minus infinity empties the memory, one of
             infinity keeps it as it is, an i of minus infinity writes nothing; an i of infinity, like NaN in either,
-            makes h NaN from there to the next reset, in every form.
+            makes h NaN from there on, in every form, and in "recurrent" until the next reset.
         state: the state to start from; None is zeros with m = 0.
         return_state: whether to return the state after the last token as well.
         reset: True where a new sequence starts: that token and those after it see nothing of what came before.

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from xlstm_jax.distributed.constrain import on_mesh
+from xlstm_jax.distributed.kernels import attention
 from xlstm_jax.kernels.registry import wide
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
@@ -52,6 +54,8 @@ class Layout(NamedTuple):
     """Tokens of each row's last document, after the call."""
     lost: Bool[Array, "batch seq"] | None
     """Tokens that a cache of this size cannot be right for."""
+    documents: Int[Array, "rows seq"] | None = None
+    """On a mesh that may part the sequence, in place of a mask: the document of each token, -1 for padding."""
 
 
 def lay_out(
@@ -98,14 +102,17 @@ def lay_out(
     if capacity is not None:
         kept = real & (document == document[:, -1:])
         slot = jnp.where(kept, jnp.minimum(position, capacity), capacity)
-    if before is not None and seq == 1:
+    documents = None
+    if before is None and on_mesh():
+        visible, documents = None, jnp.where(real, document, -1)
+    elif before is not None and seq == 1:
         visible = jnp.arange(capacity)[None, None, :] < count[:, None, None]
     else:
         visible = (steps[:, None] >= steps[None, :]) & real[:, None, :] & (document[:, :, None] == document[:, None, :])
         if before is not None:
             held = (jnp.arange(capacity)[None, None, :] < old[:, None, None]) & (document == 0)[:, :, None]
             visible = jnp.concatenate([held, visible], axis=2)
-    return Layout(sin, cos, visible[:, None], slot, count, lost)
+    return Layout(sin, cos, None if visible is None else visible[:, None], slot, count, lost, documents)
 
 
 def rotary_angles(
@@ -134,8 +141,11 @@ def attend(
     value: Float[Array, "batch keys kv_heads head_dim"],
     mask: Bool[Array, "rows one seq keys"] | None,
     scale: float,
+    documents: Int[Array, "rows seq"] | None = None,
 ) -> Float[Array, "batch seq heads head_dim"]:
     """softmax(scale query key^T) value; causal without a mask. A query that sees no key gets some finite value.
+
+    `documents` stands for the mask of a call without a cache: a query sees the keys of its own document.
 
     No query sees a key that stands behind it, whatever the mask. Queries go in a few blocks, each with the keys up to
     its end: nearly half of the products are never made, and on a CPU a block's weights stay in the cache.
@@ -150,6 +160,8 @@ def attend(
             visible = mask[:, :, start:end, :seen]
         else:
             visible = jnp.arange(held + start, seen)[:, None] >= jnp.arange(seen)
+        if documents is not None:
+            visible = visible & (documents[:, start:end, None] == documents[:, None, :seen])[:, None]
         out.append(_attend_block(query[:, start:end], key[:, :seen], value[:, :seen], visible, scale))
     if not out:  # no query at all
         return jnp.zeros_like(query)
@@ -216,7 +228,12 @@ class SelfAttention(nn.Module):
         else:
             keys = jnp.concatenate([_heads_last(cache.key), key], axis=1)
             values = jnp.concatenate([_heads_last(cache.value), value], axis=1)
-        y = attend(query, keys, values, layout.mask, cfg.qk_scale)
+
+        def attended(query: Array, keys: Array, values: Array, seen: tuple[Array | None, Array | None]) -> Array:
+            mask, documents = seen
+            return attend(query, keys, values, mask, cfg.qk_scale, documents)
+
+        y = attention(attended, query, keys, values, (layout.mask, layout.documents))
         y = y.reshape(batch, seq, cfg.num_heads * cfg.head_dim)
         out_init = wang_init(dim, 2 * cfg.num_blocks)
         y = Linear(dim, out_init, cfg.use_bias, cfg.dtype, name="dense_out")(y)

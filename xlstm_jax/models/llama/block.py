@@ -6,6 +6,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from xlstm_jax.distributed.constrain import residual
 from xlstm_jax.models.configs import remat
 from xlstm_jax.models.llama.attention import KVCache, SelfAttention, init_cache
 from xlstm_jax.models.llama.config import LlamaConfig
@@ -57,7 +58,7 @@ class TransformerBlock(nn.Module):
 
     def _mix(self, x: Array, cache: KVCache | None, context: Context) -> tuple[Array, KVCache | None]:
         y, cache = self.attn(self.attn_norm(x), cache, context)
-        return x + y, cache
+        return residual(x + y), cache
 
     def _feed(self, x: Array, context: Context) -> Array:
-        return x + self.ffn(self.ffn_norm(x), train=context.train)
+        return residual(x + self.ffn(self.ffn_norm(x), train=context.train))

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from xlstm_jax.config import near_miss
+from xlstm_jax.distributed.constrain import lie, on_mesh, residual
 from xlstm_jax.kernels.registry import wide
 
 NormType = Literal["layernorm", "rmsnorm"]
@@ -56,10 +57,10 @@ def _product_fwd(x: Array, kernel: Array, transposed: bool) -> tuple[Array, tupl
 def _product_bwd(transposed: bool, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
     dx = jax.lax.dot_general(dy, kernel.astype(dy.dtype), (((dy.ndim - 1,), (int(not transposed),)), ((), ())))
-    over_tokens = (((0,), (0,)), ((), ()))
-    dkernel = jax.lax.dot_general(
-        x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), over_tokens, preferred_element_type=kernel.dtype
-    )
+    if not on_mesh():  # where rows and tokens are parted they must not be put together
+        x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    tokens = tuple(range(x.ndim - 1))
+    dkernel = jax.lax.dot_general(x, dy, ((tokens, tokens), ((), ())), preferred_element_type=kernel.dtype)
     return dx, dkernel.T if transposed else dkernel
 
 
@@ -83,9 +84,9 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens: Int[Array, "*shape"]) -> Float[Array, "*shape features"]:
         # Weights may be NumPy's, as they come from a file.
-        table = jnp.asarray(self.embedding)
+        table = lie(jnp.asarray(self.embedding), "heads", None)
         rows = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return rows.astype(self.dtype)
+        return residual(rows.astype(self.dtype))
 
 
 def check_features(x: Any, size: int, owner: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from xlstm_jax.distributed.constrain import residual
 from xlstm_jax.models.configs import SubModelConfig, inherit, remat, remembered
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.layers import NormLayer, check_features
@@ -32,6 +33,11 @@ class BlockConfig(SubModelConfig):
             ConfigError: if the layer's config says otherwise.
         """
         raise NotImplementedError
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of the layer with the memory."""
+        return self.layer_config().num_heads
 
     @remembered
     def feedforward_config(self) -> FeedForwardConfig | None:
@@ -107,8 +113,8 @@ class Block(nn.Module):
 
     def _mix(self, x: Array, state: Any, context: Context) -> tuple[Array, Any]:
         y, state = self.xlstm(self.norm(x), state, context)
-        return x + (self.post_norm(y) if self.config.add_post_norm else y), state
+        return residual(x + (self.post_norm(y) if self.config.add_post_norm else y)), state
 
     def _feed(self, x: Array, context: Context) -> Array:
         y = self.ffn(self.ffn_norm(x), train=context.train)
-        return x + (self.ffn_post_norm(y) if self.config.add_post_norm else y).astype(x.dtype)
+        return residual(x + (self.ffn_post_norm(y) if self.config.add_post_norm else y).astype(x.dtype))

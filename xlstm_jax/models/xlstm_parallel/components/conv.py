@@ -11,6 +11,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.config import ConfigError, NonNegativeInt, PositiveInt
+from xlstm_jax.distributed.constrain import lie, on_mesh
+from xlstm_jax.distributed.kernels import convolution
 from xlstm_jax.kernels.registry import wide
 from xlstm_jax.models.configs import FloatName, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
@@ -90,17 +92,25 @@ class CausalConv1d(nn.Module):
         if mask is not None:
             # Padding anywhere: convolve the valid tokens, moved together to the left, then put the results back.
             order = jnp.argsort(~mask, axis=1, stable=True)
-            x = jnp.take_along_axis(x, order[..., None], axis=1)
+            x = jnp.take_along_axis(lie(x, "batch", None, "heads"), order[..., None], axis=1)
             if document_borders is not None:
                 document_borders = jnp.take_along_axis(document_borders & mask, order, axis=1)
-        segments = None if document_borders is None else _segments(document_borders, taps)
-        extended = _prepend(x, state, taps)
-        y = _shifted_sum(extended, kernel, segments, x.shape[1])
+
+        keeps = context.keep_state or on_mesh()  # there, what follows on another device may need it
+
+        def run(x: Array, window: Array | None, borders: Array | None, kernel: Array) -> tuple[Array, Array | None]:
+            segments = None if borders is None else _segments(borders, taps)
+            extended = _prepend(x, window, taps)
+            y = _shifted_sum(extended, kernel, segments, x.shape[1])
+            return y, _last_window(extended, segments, mask, taps) if keeps else None
+
+        past = x, state, document_borders, kernel
+        y, after = convolution(run, *past, by_feature=not cfg.channel_mixing) if mask is None else run(*past)
         y = (y if bias is None else y + bias).astype(dtype)
         if mask is not None:
             rank = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
             y = jnp.take_along_axis(y, rank[..., None], axis=1)
-        return y, _last_window(extended, segments, mask, taps) if context.keep_state else None
+        return y, after if context.keep_state else None
 
 
 def _segments(borders: Bool[Array, "batch seq"], taps: int) -> Int[Array, "batch window_and_seq"]:

@@ -12,6 +12,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from xlstm_jax.config import ConfigError, PositiveFloat, PositiveInt
+from xlstm_jax.distributed.constrain import on_mesh
 from xlstm_jax.kernels.registry import wide
 from xlstm_jax.models.configs import FloatName, SubModelConfig
 from xlstm_jax.models.shared.init import small_init
@@ -93,10 +94,13 @@ def _small_blocks_bwd(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
     # reason that `shared.layers.product` gives.
     together = math.gcd(heads, max(1, 32 // max(in_size, out_size)))
     groups = heads // together
+    # Where rows and tokens are parted they must not be put together.
+    lead = x.shape[:-1] if on_mesh() else (-1,)
+    over = "nmlkjh"[: len(lead)]
     full = jnp.einsum(
-        "ngi,ngo->gio",
-        x.reshape(-1, groups, together * in_size),
-        dy.reshape(-1, groups, together * out_size),
+        f"{over}gi,{over}go->gio",
+        x.reshape(*lead, groups, together * in_size),
+        dy.reshape(*lead, groups, together * out_size),
         preferred_element_type=wide(x.dtype),
     ).reshape(groups, together, in_size, together, out_size)
     diagonal = jnp.einsum("ghiho->ghoi", full)

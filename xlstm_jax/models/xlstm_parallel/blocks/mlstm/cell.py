@@ -12,7 +12,9 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from xlstm_jax.config import AtLeast, ConfigError, PositiveFloat
-from xlstm_jax.kernels.mlstm import MLSTMState, mlstm, zero_state
+from xlstm_jax.distributed.constrain import lie, on_mesh
+from xlstm_jax.distributed.kernels import mlstm
+from xlstm_jax.kernels.mlstm import MLSTMState, zero_state
 from xlstm_jax.kernels.registry import wide
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
@@ -123,7 +125,6 @@ class mLSTMCell(nn.Module):
             h, after = mlstm(
                 *(q, k, v, i, f),
                 state=state,
-                return_state=True,
                 reset=reset,
                 mask=context.mask,
                 implementation=memory.implementation,
@@ -146,16 +147,27 @@ class mLSTMCell(nn.Module):
             _GateParameters(heads, sizes, cfg.gate_linear_headwise, gate_bias_init(bias), name=name)()
             for name, bias in (("igate", cfg.igate_bias_init_range), ("fgate", cfg.fgate_bias_init_range))
         ]
+        if on_mesh():  # one next to the other, the gates could not be parted by heads
+            i, f = (self._sums(inputs, kernel, bias) for kernel, bias in params)
+            return lie(i, "batch", "sequence", "heads"), lie(f, "batch", "sequence", "heads")
         # One product for both gates and no concatenation of the inputs: these thin products are bound by memory
         # traffic.
-        kernel = jnp.concatenate([kernel for kernel, _ in params], axis=-1).astype(cfg._gate_dtype)
-        total = jnp.concatenate([bias for _, bias in params]).astype(cfg._gate_dtype)
-        start = 0
-        for x, size in zip(inputs, sizes, strict=True):
-            total = total + x.astype(cfg._gate_dtype) @ kernel[start : start + size]
-            start += size
-        total = soft_cap_logits(total, cfg.gate_soft_cap)
-        return total[..., :heads], total[..., heads:]
+        kernels, biases = zip(*params, strict=True)
+        both = self._sums(inputs, jnp.concatenate(kernels, axis=-1), jnp.concatenate(biases))
+        return both[..., :heads], both[..., heads:]
+
+    def _sums(self, inputs: tuple[Array, ...], kernel: Array, bias: Array) -> Array:
+        """The soft-capped sum of the inputs' products with their rows of the kernel."""
+        cfg, start = self.config, 0
+        kernel, total = kernel.astype(cfg._gate_dtype), bias.astype(cfg._gate_dtype)
+        several = len(inputs) > 1  # queries, keys and values, whose features are parted by heads
+        kernel = lie(kernel, None, None) if several else kernel
+        for x in inputs:
+            rows = kernel[start : start + x.shape[-1]]
+            rows = lie(rows, "heads", None) if several else rows
+            total = total + x.astype(cfg._gate_dtype) @ rows
+            start += x.shape[-1]
+        return soft_cap_logits(total, cfg.gate_soft_cap)
 
 
 class _GateParameters(nn.Module):

@@ -13,8 +13,9 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
 from xlstm_jax.config import AtLeast, ConfigError, OneOf, PositiveFloat, PositiveInt
+from xlstm_jax.distributed.kernels import slstm
 from xlstm_jax.kernels.registry import wide
-from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, slstm, zero_state
+from xlstm_jax.kernels.slstm import GATES, SLSTMState, implementations, zero_state
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import uniform_init
@@ -159,7 +160,6 @@ class sLSTMCell(nn.Module):
             y, after = slstm(
                 *(wx, r, b),
                 state=start,
-                return_state=True,
                 reset=reset,
                 mask=mask,
                 implementation=cfg.implementation,

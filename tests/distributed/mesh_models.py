@@ -1,0 +1,127 @@
+"""Small models of each kind in float64, their rows, and a step of plain gradient descent on any mesh."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from xlstm_jax.data.store import Batch
+from xlstm_jax.distributed.mesh import with_mesh
+from xlstm_jax.distributed.placement import Placement, placement_of
+from xlstm_jax.models.configs import ParallelConfig
+from xlstm_jax.models.language_model import build_model, param_shapes
+from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
+from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
+from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
+from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig
+from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
+from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
+from xlstm_jax.training.layout import placed
+from xlstm_jax.training.optimizers import Optimizer
+from xlstm_jax.training.step import TrainState, make_train_step
+
+VOCAB, WIDTH, HEADS = 48, 32, 8
+ROWS, SEQ = 8, 40
+RATE = 0.01
+SMALL = ParallelConfig(fsdp_min_weight_size=0)
+"""Everything is parted that can be, however small."""
+
+
+def config_of(kind: str, dtype: str = "float64", **fields: Any) -> Any:
+    """Of the kinds mlstm, mlstm_v1, mixed (mlstm and slstm) and llama; borders are exact everywhere."""
+    common: dict[str, Any] = {
+        **{"vocab_size": VOCAB, "embedding_dim": WIDTH, "num_blocks": 2, "scan_blocks": True},
+        **{"dtype": dtype, "lm_head_dtype": dtype, "context_length": SEQ},
+    } | fields
+    if kind == "llama":
+        return LlamaConfig(head_dim=WIDTH // HEADS, num_kv_heads=2, ffn_dim=64, **common)
+    v1 = kind == "mlstm_v1"
+    feedforward = FeedForwardConfig(proj_factor=2.0, round_proj_up_to_multiple_of=8)
+    cell = mLSTMCellConfig(gate_dtype=dtype, reset_at_document_boundaries=True, reset_mode="exact", gate_soft_cap=15.0)
+    layer = mLSTMLayerConfig(num_heads=HEADS, layer_type="mlstm_v1" if v1 else "mlstm", mlstm_cell=cell)
+    scalar = sLSTMCellConfig(reset_at_document_boundaries=True, dtype_b=dtype)
+    mixed: dict[str, Any] = {
+        "slstm_block": sLSTMBlockConfig(
+            slstm=sLSTMLayerConfig(num_heads=HEADS, slstm_cell=scalar), feedforward=feedforward
+        ),
+        "slstm_at": [1],
+    }
+    return xLSTMLMModelConfig(
+        mlstm_block=mLSTMBlockConfig(mlstm=layer, feedforward=feedforward if v1 else None),
+        **common,
+        **(mixed if kind == "mixed" else {}),
+    )
+
+
+def rows_of(step: int) -> Batch:
+    """Rows with documents of a few tokens, so that some cross every border between devices, and targets left out."""
+    rng = np.random.default_rng(step)
+    tokens = rng.integers(0, VOCAB, (ROWS, SEQ + 1)).astype(np.int32)
+    scored = rng.random((ROWS, SEQ)) < 0.8
+    scored[0] = False
+    return Batch(tokens[:, :-1], tokens[:, 1:], rng.random((ROWS, SEQ)) < 0.1, scored)
+
+
+def placement(words: str | None) -> Placement:
+    return Placement() if words is None else placement_of(with_mesh(SMALL, words))
+
+
+class Descent:
+    """Gradient descent of a model on a mesh: `descend(steps)` makes steps from the same parameters on."""
+
+    def __init__(self, config: Any, words: str | None, accumulate: int = 1) -> None:
+        self.model, self.placement, self.accumulate = build_model(config), placement(words), accumulate
+        self.optimizer = Optimizer(*optax.sgd(RATE), learning_rate=lambda step: RATE)
+        params = drawn(config)
+        state = TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+        shapes = placed(self.placement, self.model, jax.eval_shape(lambda: state))
+        self.shardings = None
+        if self.placement.mesh is not None:
+            self.shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+            state = jax.device_put(state, self.shardings)
+        self.state = state
+        step = make_train_step(self.model, self.optimizer, accumulate=accumulate, shardings=self.shardings)
+        with self.placement.active():
+            self.compiled = step.lower(state, self.rows(0)).compile()  # type: ignore[attr-defined]
+
+    def rows(self, step: int) -> Batch:
+        def read(numbers: np.ndarray) -> Batch:
+            return Batch(*(array[numbers] for array in rows_of(step)))
+
+        return self.placement.rows(read, ROWS, SEQ, self.accumulate)
+
+    def __call__(self, steps: int) -> tuple[list[float], list[Any]]:
+        """The loss of each step and the parameters after it."""
+        state, losses, params = self.state, [], []
+        for step in range(steps):
+            state, metrics = self.compiled(jax.tree.map(jnp.copy, state), self.rows(step))
+            losses.append(float(metrics.loss))
+            params.append(jax.device_get(state.params))
+        return losses, params
+
+    def collectives(self) -> Counter[str]:
+        """How often each exchange between devices stands in the compiled step."""
+        kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+        return Counter(re.findall(rf" ({kinds})(?:-start)?\(", self.compiled.as_text()))
+
+
+def drawn(config: Any) -> Any:
+    """Parameters in which nothing is zero or one by chance, in the model's dtype."""
+    shapes = param_shapes(config)
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> Any:
+        last = path[-1].key
+        centre = 1.0 if last in ("scale", "learnable_skip") else 2.0 if "fgate" in str(path) and last == "bias" else 0.0
+        return jnp.asarray(centre + 0.1 * rng.standard_normal(leaf.shape), config.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -71,15 +71,23 @@ def rows_of(step: int) -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], rng.random((ROWS, SEQ)) < 0.1, scored)
 
 
-def placement(words: str | None) -> Placement:
-    return Placement() if words is None else placement_of(with_mesh(SMALL, words))
+def placement(words: str | None, parallel: ParallelConfig = SMALL) -> Placement:
+    return Placement() if words is None else placement_of(with_mesh(parallel, words))
 
 
 class Descent:
     """Gradient descent of a model on a mesh: `descend(steps)` makes steps from the same parameters on."""
 
-    def __init__(self, config: Any, words: str | None, accumulate: int = 1) -> None:
-        self.model, self.placement, self.accumulate = build_model(config), placement(words), accumulate
+    def __init__(
+        self,
+        config: Any,
+        words: str | None,
+        accumulate: int = 1,
+        *,
+        parallel: ParallelConfig = SMALL,
+        compiles: bool = True,
+    ) -> None:
+        self.model, self.placement, self.accumulate = build_model(config), placement(words, parallel), accumulate
         self.optimizer = Optimizer(*optax.sgd(RATE), learning_rate=lambda step: RATE)
         params = drawn(config)
         state = TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
@@ -89,9 +97,13 @@ class Descent:
             self.shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
             state = jax.device_put(state, self.shardings)
         self.state = state
-        step = make_train_step(self.model, self.optimizer, accumulate=accumulate, shardings=self.shardings)
+        step = make_train_step(
+            self.model, self.optimizer, accumulate=accumulate, shardings=self.shardings, parallel=parallel
+        )
         with self.placement.active():
-            self.compiled = step.lower(state, self.rows(0)).compile()  # type: ignore[attr-defined]
+            self.lowered = step.lower(state, self.rows(0))  # type: ignore[attr-defined]
+        if compiles:
+            self.compiled = self.lowered.compile()
 
     def rows(self, step: int) -> Batch:
         def read(numbers: np.ndarray) -> Batch:

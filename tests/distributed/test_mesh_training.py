@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import jax
 import numpy as np
 import optax
 import pytest
-from mesh_models import RATE, ROWS, SEQ, VOCAB, Descent, config_of, rows_of
+from mesh_models import RATE, ROWS, SEQ, SMALL, VOCAB, Descent, config_of, rows_of
 
+from xlstm_jax.models.configs import ParallelConfig
 from xlstm_jax.models.language_model import build_model, param_shapes
 from xlstm_jax.training.optimizers import Optimizer
 from xlstm_jax.training.step import TrainState, make_train_step
@@ -59,6 +61,36 @@ def test_steps_on_a_mesh_are_those_of_one_device(kind, words, accumulate, fields
 def test_only_what_must_is_exchanged(kind, words, allowed):
     parted = Descent(config_of(kind, "float32"), words)
     assert set(parted.collectives()) <= allowed
+
+
+def test_gathering_and_summing_in_another_dtype():
+    """What crosses between devices is seen before XLA widens it, as it does on CPUs."""
+    config = config_of("mlstm_v1", "float32")
+
+    def program(**fields):
+        parted = Descent(config, "fsdp=8", parallel=dataclasses.replace(SMALL, **fields), compiles=False)
+        return parted.lowered.as_text()
+
+    usual, cast = program(), program(fsdp_gather_dtype="bfloat16", fsdp_grad_scatter_dtype="bfloat16")
+    # A map of the feed-forward layer, (32, 64) of each block: its product's gradient, which is what is summed.
+    gradient = re.compile(r"dot_general .*contracting_dims = \[0, 1\] x \[0, 1\].* -> tensor<32x64x(\w+)>")
+    assert set(gradient.findall(usual)) == {"f32"}
+    assert set(gradient.findall(cast)) == {"bf16"}
+    assert "tensor<2x32x64xbf16>" not in usual
+    assert "tensor<2x32x64xbf16>" in cast
+
+
+@pytest.mark.parametrize("word", ["nothing", "block", "dots", "offload"])
+def test_one_word_says_what_all_blocks_recompute(word):
+    def products(words):
+        model = build_model(config_of("mlstm_v1", "float32", parallel=ParallelConfig(remat=words)))
+        params = param_shapes(model.config)
+        program = jax.make_jaxpr(jax.grad(lambda p: model.apply({"params": p}, rows_of(0).inputs).sum()))(params)
+        return str(program).count("dot_general")
+
+    none, found = products([]), products([word])
+    dense = 7  # q, k, v, o and proj_down of the layer; both maps of the feed-forward but its last
+    assert {"nothing": found == none, "block": found >= none + dense}.get(word, none < found < products(["block"]))
 
 
 def test_without_a_mesh_the_step_knows_nothing_of_devices():

@@ -67,9 +67,14 @@ def test_parts_and_axes_are_the_fields_words():
     leaves = {path.split("_stack.")[-1]: leaf for path, (leaf, _) in leaves_of(CONFIGS["mix"]).items()}
     assert leaves["token_embedding.embedding"].axes == ("vocab", "embed")
     assert leaves["blocks_0.xlstm.q.kernel"].axes == ("embed", "heads")
-    assert leaves["blocks_1.xlstm.i.kernel"].axes == ("heads", None, None)
-    assert leaves["blocks_1.xlstm.cell.recurrent_kernel"].axes == (None, "head", None, None)
+    assert leaves["blocks_1.xlstm.i.kernel"].axes == ("heads", "features", None)
+    assert leaves["blocks_1.xlstm.cell.recurrent_kernel"].axes == (None, "head", "features", None)
     assert leaves["blocks_0.ffn.proj_down.kernel"].axes == ("mlp", "embed")
+    assert leaves["blocks_0.xlstm.cell.igate.bias"].modules == (
+        *("BlockStack", "mLSTMBlock", "xLSTMResBlock", "mLSTMInnerLayer", "mLSTMCell"),
+    )
+    assert leaves["blocks_1.ffn_norm.scale"].modules == ("BlockStack", "sLSTMBlock", "FFNResBlock")
+    assert leaves["token_embedding.embedding"].modules == ("Embed",)
     parts = {name: leaves[name].part for name in ("blocks_0.xlstm.q.kernel", "blocks_1.xlstm.conv.kernel")}
     assert list(parts.values()) == ["mLSTM layers", "sLSTM layers"]
     assert leaves["blocks_0.xlstm.cell.out_norm.scale"].part == "mLSTM layers"

@@ -138,5 +138,7 @@ def test_a_forward_is_a_short_walk():
         call(params)
     finally:
         sys.setprofile(None)
-    assert len(files) <= 14, sorted(files)
-    assert max(depths) <= 16
+    of_meshes = {file for file in files if Path(file).parent.name == "distributed"}
+    assert len(files - of_meshes) <= 14, sorted(files)
+    assert len(of_meshes) <= 3, sorted(of_meshes)
+    assert max(depths) <= 17

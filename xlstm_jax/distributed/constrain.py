@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
@@ -25,3 +31,36 @@ def residual(x: Array) -> Array:
 def on_mesh() -> bool:
     """Whether there is a mesh, so that what is parted must not be reshaped into what is not."""
     return current() is not None
+
+
+_GRADIENTS: contextvars.ContextVar[str | None] = contextvars.ContextVar("gradients", default=None)
+
+
+@contextlib.contextmanager
+def gradients_in(dtype: str | None) -> Iterator[None]:
+    """While a step is traced: the gradients of dense maps are summed over devices in this dtype; None for the usual."""
+    token = _GRADIENTS.set(dtype)
+    try:
+        yield
+    finally:
+        _GRADIENTS.reset(token)
+
+
+def gradient_dtype(usual: Any) -> Any:
+    """The dtype that the gradient of a dense map's kernel is summed in."""
+    dtype = _GRADIENTS.get()
+    return usual if dtype is None else jnp.dtype(dtype)
+
+
+def gathered_in(params: Any, shardings: Any, dtype: str | None) -> Any:
+    """The parameters that are parted over `fsdp`, cast to a dtype while they still are: what is gathered is that."""
+    axes = current()
+    if axes is None or dtype is None:
+        return params
+    parting = {axes.names["fsdp"], axes.names["sequence"]}
+
+    def cast(x: Array, sharding: Any) -> Array:
+        names = {name for entry in sharding.spec for name in (entry if isinstance(entry, tuple) else (entry,))}
+        return jax.lax.with_sharding_constraint(x.astype(dtype), sharding) if names & parting else x
+
+    return jax.tree.map(cast, params, shardings)

@@ -31,6 +31,10 @@ MODULE_NAMES = (
 )
 """The parts of a model that `ParallelConfig.remat` and `fsdp_modules` can name."""
 
+BLOCKS = ("mLSTMBlock", "sLSTMBlock", "TransformerBlock")
+POLICIES = ("nothing", "block", "dots", "offload")
+"""What `ParallelConfig.remat` can say of all blocks at once."""
+
 _NO_DEFAULT = object()
 
 C = TypeVar("C", bound="SubModelConfig")
@@ -75,7 +79,9 @@ class ParallelConfig(Config):
     sequence_axis_name: str = "sp"
     model_axis_name: str = "tp"
     remat: list[str] = field(default_factory=list)
-    """Names of the modules whose activations are recomputed in the backward pass."""
+    """What is recomputed in the backward pass: modules by their names, or one word for all blocks: "block" (all but
+    their inputs), "dots" (all but the results of dense maps), "offload" (those wait in the host's memory) or "nothing".
+    """
     fsdp_modules: list[str] = field(default_factory=list)
     """Names of the modules whose parameters are parted over `fsdp`; if empty, those of all."""
     fsdp_min_weight_size: int = 2**18
@@ -88,11 +94,15 @@ class ParallelConfig(Config):
         super().__post_init__()
         for name in ("remat", "fsdp_modules"):
             for part in getattr(self, name):
-                if part not in MODULE_NAMES:
+                known = MODULE_NAMES + (POLICIES if name == "remat" else ())
+                if part not in known:
                     raise ConfigError(
-                        f"ParallelConfig.{name} names {part!r}{near_miss(part, MODULE_NAMES)}; "
-                        f"the parts of a model are {', '.join(MODULE_NAMES)}"
+                        f"ParallelConfig.{name} names {part!r}{near_miss(part, known)}; it takes {', '.join(known)}"
                     )
+        if len(self.remat) > 1 and (policies := [part for part in self.remat if part in POLICIES]):
+            raise ConfigError(
+                f"ParallelConfig.remat is {self.remat!r}, but {policies[0]!r} says what all blocks do: give it alone"
+            )
         if self.pipeline_axis_size != 1:
             raise ConfigError(
                 f"ParallelConfig.pipeline_axis_size is {self.pipeline_axis_size}, but there are no pipelines: leave it "
@@ -148,15 +158,23 @@ def inherit(child: C, parent: SubModelConfig, values: Mapping[str, Any], **deriv
 
 
 def remat(part: str, parallel: ParallelConfig | None, method: Callable[..., Any], *, prevent_cse: bool = True) -> Any:
-    """`method(module, *arrays)`, recomputed in the backward pass if `parallel.remat` has the name of the part.
+    """`method(module, *arrays)`, recomputed in the backward pass as far as `parallel.remat` says for the part.
 
     `prevent_cse=False` is for the body of a scan, which needs no barrier against common-subexpression elimination.
     """
-    if parallel is None or part not in parallel.remat:
+    asked = [] if parallel is None else parallel.remat
+    words = [word for word in asked if word == part or (word in POLICIES[1:] and part in BLOCKS)]
+    if not words:
         return method
+    import jax
     from flax import linen as nn  # configs are read where no model is
 
-    return nn.remat(method, prevent_cse=prevent_cse)
+    kept = jax.checkpoint_policies
+    policies = {
+        "dots": kept.dots_with_no_batch_dims_saveable,
+        "offload": kept.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    }
+    return nn.remat(method, prevent_cse=prevent_cse, policy=policies.get(words[0]))
 
 
 def remembered(method: Callable[..., T]) -> Callable[..., T]:

@@ -326,6 +326,7 @@ def _compiled(opened: OpenRun, rows: Batch, say: Callable[[str], None], waiting:
         accumulate=training.accumulate,
         dropout=opened.experiment.model.dropout > 0,
         shardings=None if opened.placement.mesh is None else jax.tree.map(lambda x: x.sharding, opened.state),
+        parallel=opened.placement.parallel if opened.placement.mesh is not None else None,
     )
     start = time.perf_counter()
     with waiting("compiling the training step"):

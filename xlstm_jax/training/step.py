@@ -13,8 +13,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.data.store import Batch
+from xlstm_jax.distributed.constrain import gathered_in, gradients_in
 from xlstm_jax.distributed.kernels import cross_entropy
 from xlstm_jax.kernels.cross_entropy import LossSum
+from xlstm_jax.models.configs import ParallelConfig
 from xlstm_jax.training.optimizers import Optimizer
 
 
@@ -84,6 +86,7 @@ def make_train_step(
     accumulate: int = 1,
     dropout: bool = False,
     shardings: Any = None,
+    parallel: ParallelConfig | None = None,
 ) -> TrainStep:
     """The compiled step. Its state argument is donated: the arrays that were passed must not be used again.
 
@@ -95,12 +98,15 @@ def make_train_step(
             so that the step equals that of the whole batch.
         dropout: whether the model draws random numbers in training.
         shardings: how the state lies on a mesh, before the step and after it.
+        parallel: in which dtypes parameters are gathered and gradients summed there; as they are if None.
     """
 
     def gradient(params: Any, rows: Batch, key: Array) -> tuple[Array, Any]:
         total = jnp.sum(rows.loss_mask, dtype=jnp.int32)
 
         def mean_loss(params: Any, rows: Batch, key: Array) -> Array:
+            if shardings is not None and parallel is not None:
+                params = gathered_in(params, shardings.params, parallel.fsdp_gather_dtype)
             nats = loss_sum(model, params, rows, train=True, dropout_key=key if dropout else None).nats
             # Divided before the backward pass, where it costs nothing; no target at all gives 0, not 0/0.
             return nats / jnp.maximum(total, 1).astype(nats.dtype)
@@ -121,7 +127,8 @@ def make_train_step(
 
     def step(state: TrainState, rows: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss, grads = gradient(state.params, rows, key)
+        with gradients_in(None if parallel is None else parallel.fsdp_grad_scatter_dtype):
+            loss, grads = gradient(state.params, rows, key)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         proposed = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)

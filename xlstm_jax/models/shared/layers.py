@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from xlstm_jax.config import near_miss
-from xlstm_jax.distributed.constrain import lie, on_mesh, residual
+from xlstm_jax.distributed.constrain import gradient_dtype, lie, on_mesh, residual
 from xlstm_jax.kernels.registry import wide
 
 NormType = Literal["layernorm", "rmsnorm"]
@@ -47,11 +47,16 @@ def product(
     XLA on CPUs then fuses the elementwise work that makes dy into the transposition and runs it across the rows. It
     also leaves the gradient in the kernel's dtype, without a rounding to that of x in between.
     """
+    return _plain_product(x, kernel, transposed)
+
+
+def _plain_product(x: Array, kernel: Array, transposed: bool) -> Array:
     return jax.lax.dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (int(transposed),)), ((), ())))
 
 
 def _product_fwd(x: Array, kernel: Array, transposed: bool) -> tuple[Array, tuple[Array, Array]]:
-    return product(x, kernel, transposed), (x, kernel)
+    # The plain one, so that what decides on recomputation sees a matrix product.
+    return _plain_product(x, kernel, transposed), (x, kernel)
 
 
 def _product_bwd(transposed: bool, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -60,7 +65,10 @@ def _product_bwd(transposed: bool, saved: tuple[Array, Array], dy: Array) -> tup
     if not on_mesh():  # where rows and tokens are parted they must not be put together
         x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     tokens = tuple(range(x.ndim - 1))
-    dkernel = jax.lax.dot_general(x, dy, ((tokens, tokens), ((), ())), preferred_element_type=kernel.dtype)
+    # Where tokens are parted this is the sum that crosses between devices, in the dtype of the product.
+    dtype = gradient_dtype(kernel.dtype)
+    dkernel = jax.lax.dot_general(x, dy, ((tokens, tokens), ((), ())), preferred_element_type=dtype)
+    dkernel = dkernel.astype(kernel.dtype)
     return dx, dkernel.T if transposed else dkernel
 
 

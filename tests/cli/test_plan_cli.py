@@ -41,9 +41,27 @@ def test_json_holds_what_the_help_promises(capsys: pytest.CaptureFixture[str]) -
         assert key in promised
 
 
+def test_a_plan_for_many_devices_names_its_chip(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys, "mlstm_v1_7b", "--devices", "8", "--mesh", "fsdp=8", "--chip", "Trillium")
+    assert found["training"]["mesh"] == "fsdp 8"
+    assert found["training"]["device_rows"] == 2
+    assert found["device"] == {"name": "v6e", "total": 32 * 2**30, "free": None}
+    assert found["training"]["exchanges"] == []
+    for words, said in {
+        ("--devices", "0"): "--devices is '0', but must be a whole number from 1 to 4096",
+        ("--chip", "H10"): "--chip is 'H10' (did you mean 'H100'?)",
+        ("--mesh", "tp=3"): "a mesh of tp 3 needs a number of devices that 3 divides, but there are 8 devices",
+        ("--mesh", "tp=16,dp=1"): "a mesh of tp 16 needs 16 devices, but there are 8 devices",
+    }.items():
+        assert main(["plan", "mlstm_v1_7b", *words]) != 0
+        assert said in capsys.readouterr().err
+
+
 def test_fields_change_the_plan_as_they_change_training(capsys: pytest.CaptureFixture[str]) -> None:
-    before = planned(capsys, "llama_165m")
-    after = planned(capsys, "llama_165m", "--num_blocks", "6", "--batch_size=8", "--set", "training.accumulate=2")
+    before = planned(capsys, "llama_165m", "--mesh", "dp=1")
+    after = planned(
+        capsys, "llama_165m", "--mesh", "dp=1", "--num_blocks", "6", "--batch_size=8", "--set", "training.accumulate=2"
+    )
     assert after["params_by_part"]["attention layers"] == before["params_by_part"]["attention layers"] // 2
     assert after["tokens_per_step"] == 8 * 2048
     assert after["training"]["device_rows"] == 4

@@ -57,6 +57,15 @@ class Target:
             _refuse_preparing(before, data)
         return dataclasses.replace(changed, data=data)
 
+    def on_mesh(self, words: str | None) -> Target:
+        """With the mesh of words like "fsdp=4,tp=2"; as it is for None."""
+        if words is None:
+            return self
+        from xlstm_jax.distributed.mesh import with_mesh  # which needs JAX
+
+        model = dataclasses.replace(self.experiment.model, parallel=with_mesh(self.experiment.model.parallel, words))
+        return dataclasses.replace(self, experiment=dataclasses.replace(self.experiment, model=model))
+
     def _with_room(self, named: set[str]) -> Experiment:
         """The experiment without the text that another takes the place of: a mixture that of sources or a store, or
         the other way round."""

@@ -16,7 +16,6 @@ from xlstm_jax.cli.names import existing_run, find_experiment, run_path
 from xlstm_jax.cli.parser import ExperimentParser, fitted
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.store import open_store
-from xlstm_jax.distributed.mesh import with_mesh
 from xlstm_jax.presets import get_preset, preset_names, preset_summary
 from xlstm_jax.runs.errors import ConfigChangedError
 from xlstm_jax.runs.folder import RunFolder
@@ -97,11 +96,7 @@ def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment
     for option, name in {"--run": call.run, "--fork": call.fork}.items():
         if name is not None and not name.strip():
             raise ConfigError(f"{option} is {name!r}, but must be the name or the folder of a run")
-    target = find_experiment(word)
-    if call.mesh is not None:
-        model = target.experiment.model
-        model = dataclasses.replace(model, parallel=with_mesh(model.parallel, call.mesh))
-        target = dataclasses.replace(target, experiment=dataclasses.replace(target.experiment, model=model))
+    target = find_experiment(word).on_mesh(call.mesh)
     if target.run is not None and call.run is not None:
         raise ConfigError(f"{word} is a run itself, so --run {call.run} has no meaning; a copy needs --fork")
     if not (call.run or target.name):

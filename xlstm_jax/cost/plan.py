@@ -12,12 +12,16 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from xlstm_jax.cost.exchanges import EFFICIENCY, Chip, Exchange, exchanges, seconds
 from xlstm_jax.cost.memory import DeviceMemory, device_memory
 from xlstm_jax.data.store import INDEX_FILE, Batch, open_store
 from xlstm_jax.data.tokenizers import load_tokenizer
+from xlstm_jax.distributed.mesh import axes_of
+from xlstm_jax.distributed.placement import Placement
 from xlstm_jax.models.parameters import Leaf, describe
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary
+from xlstm_jax.training.layout import micro_batches, place, placed
 from xlstm_jax.training.step import TrainState, make_train_step
 
 Compile = Literal["blocks", "exact", "no"]
@@ -46,6 +50,23 @@ class TrainingMemory:
     compiled: str = "not compiled"
     """How `temporaries` was found."""
     compile_seconds: float | None = None
+    devices: int = 1
+    mesh: str = "one device"
+    """The axes that part it; sizes and rows are those of one of the devices."""
+    exchanges: list[Exchange] = field(default_factory=list)
+    """What the devices exchange in a step, the largest first; sizes are those of the program for the processor, which
+    widens what is in bfloat16."""
+    exchange_seconds: float | None = None
+    """What these take at least, at the stated speeds of the links."""
+    compute_seconds: float | None = None
+    """What the products of a step take at half of the stated speed of the chips."""
+
+    @property
+    def exchange_share(self) -> float | None:
+        """The share of a step that exchanges take where nothing else is done meanwhile."""
+        if self.exchange_seconds is None or self.compute_seconds is None:
+            return None
+        return self.exchange_seconds / (self.exchange_seconds + self.compute_seconds)
 
     @property
     def total(self) -> int:
@@ -53,8 +74,8 @@ class TrainingMemory:
         return self.weights + self.gradients + self.optimizer + (self.temporaries or 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, and `total`."""
-        return dataclasses.asdict(self) | {"total": self.total}
+        """The fields, `total` and `exchange_share`."""
+        return dataclasses.asdict(self) | {"exchange_share": self.exchange_share, "total": self.total}
 
 
 @dataclass
@@ -117,8 +138,8 @@ class Plan:
         return data | {"tokens": self.tokens, "flops": self.flops}
 
 
-def plan(experiment: Experiment, compile: Compile = "blocks") -> Plan:
-    """The cost of an experiment on one device.
+def plan(experiment: Experiment, compile: Compile = "blocks", chip: Chip | None = None) -> Plan:
+    """The cost of an experiment, on each of the devices that its mesh parts it over.
 
     Args:
         experiment: what to train. A vocabulary that it leaves to the tokenizer is taken from its store if that is
@@ -128,34 +149,48 @@ def plan(experiment: Experiment, compile: Compile = "blocks") -> Plan:
             came within a tenth of what the unrolled step needs. "exact": the very step that
             would be trained, which for many blocks without `scan_blocks` takes minutes, and on a processor finds far
             too much where activations are recomputed: its compiler undoes that outside of a scan. "no": nothing.
+        chip: what it is to run on; the device at hand if None.
 
     Raises:
-        ConfigError: for an experiment that cannot be built.
+        ConfigError: for an experiment that cannot be built, or not be laid out over the devices that JAX sees.
     """
     experiment = with_known_vocabulary(experiment)
     model, _ = build(experiment)
     # The same parameters, but neighbouring blocks of one kind are traced and compiled once, whatever the depth.
     scanned = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, scan_blocks=True))
-    shapes = _state_shapes(scanned)
+    placement = place(experiment)
+    shapes = _state_shapes(scanned, placement)
     weights, opt_bytes = _bytes(shapes.params), _bytes(shapes.opt_state)
     parts = _params_by_part(scanned, shapes.params)
     settings, seq_len = experiment.training, experiment.seq_len
+    devices, parting = 1, 1
+    if placement.mesh is not None:
+        axes = axes_of(placement.mesh)
+        devices, parting = placement.mesh.size, axes.sizes["data"] * axes.sizes["fsdp"]
     training = TrainingMemory(
         batch_size=settings.batch_size,
-        device_rows=settings.batch_size // settings.accumulate,
+        device_rows=settings.batch_size // micro_batches(settings, placement) // parting,
         seq_len=seq_len,
         weights=weights,
         gradients=weights,
         optimizer=opt_bytes,
+        devices=devices,
+        mesh=placement.in_words(),
     )
     if compile != "no":
         start = time.perf_counter()
         exact = compile == "exact" or experiment.model.scan_blocks
-        temporaries = _temporaries(experiment if exact else scanned)
+        temporaries, training.exchanges = _compiled(experiment if exact else scanned, placement)
         how = "the step" if exact else "the step with a scan over the blocks"
         training.compile_seconds = time.perf_counter() - start
         training.temporaries = max(temporaries - training.gradients, 0)
         training.compiled = f"{how}, for {jax.default_backend()}"
+    if chip is not None:
+        tokens = settings.batch_size * seq_len
+        training.compute_seconds = model.flops_per_token(seq_len, train=True) * tokens / devices / chip.flops
+        training.compute_seconds /= EFFICIENCY
+        if compile != "no":
+            training.exchange_seconds = sum(seconds(exchange, chip) for exchange in training.exchanges)
     state = model.state_bytes
     totals = {batch: weights + batch * state for batch in SERVING_BATCHES}
     return Plan(
@@ -168,7 +203,7 @@ def plan(experiment: Experiment, compile: Compile = "blocks") -> Plan:
         state_bytes=state,
         training=training,
         serving=ServingMemory(weights, state, totals),
-        device=device_memory(),
+        device=device_memory() if chip is None else DeviceMemory(chip.name, chip.memory, None),
     )
 
 
@@ -190,9 +225,9 @@ def with_known_vocabulary(experiment: Experiment) -> Experiment:
     return with_vocabulary(experiment, given.vocab_size)
 
 
-def _state_shapes(experiment: Experiment) -> TrainState:
+def _state_shapes(experiment: Experiment, placement: Placement) -> TrainState:
     model, optimizer = build(experiment)
-    return jax.eval_shape(lambda: fresh_state(model, optimizer, experiment))
+    return placed(placement, model, jax.eval_shape(lambda: fresh_state(model, optimizer, experiment)))
 
 
 def _params_by_part(experiment: Experiment, params: Any) -> dict[str, int]:
@@ -204,27 +239,41 @@ def _params_by_part(experiment: Experiment, params: Any) -> dict[str, int]:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """On one device."""
+
+    def shape(leaf: Any) -> tuple[int, ...]:
+        sharding = getattr(leaf, "sharding", None)
+        return leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+
+    return sum(math.prod(shape(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _temporaries(experiment: Experiment) -> int:
-    """Bytes that the compiled training step needs beside its state."""
+def _compiled(experiment: Experiment, placement: Placement) -> tuple[int, list[Exchange]]:
+    """Bytes that the compiled training step needs on a device beside its state, and what devices exchange in it."""
     model, optimizer = build(experiment)
     training = experiment.training
     shape = (training.batch_size, experiment.seq_len)
     tokens: Any = jax.ShapeDtypeStruct(shape, jnp.int32)
     flags: Any = jax.ShapeDtypeStruct(shape, jnp.bool_)
     rows = Batch(inputs=tokens, targets=tokens, document_borders=flags, loss_mask=flags)
+    micro = micro_batches(training, placement)
+    rows = placement.row_shapes(rows, micro)
+    state = _state_shapes(experiment, placement)
     step: Any = make_train_step(
         model,
         optimizer,
         seed=training.seed,
-        accumulate=training.accumulate,
+        accumulate=micro,
         dropout=experiment.model.dropout > 0,
+        shardings=None if placement.mesh is None else jax.tree.map(lambda leaf: leaf.sharding, state),
+        parallel=placement.parallel,
     )
     options = QUICK_CPU_COMPILE if jax.default_backend() == "cpu" else None
-    memory = step.lower(_state_shapes(experiment), rows).compile(compiler_options=options).memory_analysis()
+    with placement.active():
+        compiled = step.lower(state, rows).compile(compiler_options=options)
+    found = [] if placement.mesh is None else exchanges(compiled.as_text())
+    memory = compiled.memory_analysis()
     if memory is None:
-        return 0
+        return 0, found
     fresh_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return memory.temp_size_in_bytes + max(fresh_outputs, 0)
+    return memory.temp_size_in_bytes + max(fresh_outputs, 0), found

@@ -50,10 +50,8 @@ class Placement:
         if self.mesh is None:
             return read(np.arange(batch))
         numbers = np.arange(batch).reshape(accumulate, size)
-        lead = () if accumulate == 1 else (accumulate,)
-        shape = (*lead, size, seq)
-        lying = axes_of(self.mesh).lying(("batch", "sequence"), (size, seq))
-        sharding = NamedSharding(self.mesh, P(*(None for _ in lead), *lying))
+        shape, sharding = self._lying(batch, seq, accumulate)
+        lead = shape[:-2]
         parts: dict[tuple[int, int], Any] = {}
 
         def of_rows(rows: slice) -> Any:
@@ -71,6 +69,25 @@ class Placement:
         mine = of_rows(own[-2])
         fields = range(len(mine))
         return type(mine)(*(jax.make_array_from_callback(shape, sharding, functools.partial(piece, n)) for n in fields))
+
+    def _lying(self, batch: int, seq: int, accumulate: int) -> tuple[tuple[int, ...], NamedSharding]:
+        """Shape and place of an array of rows."""
+        assert self.mesh is not None
+        lead, size = () if accumulate == 1 else (accumulate,), batch // accumulate
+        lying = axes_of(self.mesh).lying(("batch", "sequence"), (size, seq))
+        return (*lead, size, seq), NamedSharding(self.mesh, P(*(None for _ in lead), *lying))
+
+    def row_shapes(self, shapes: Any, accumulate: int = 1) -> Any:
+        """What `rows` makes of rows with these shapes (batch, seq), without making it."""
+        if self.mesh is None:
+            return shapes
+
+        def laid_out(shape: Any) -> Any:
+            batch, seq = shape.shape
+            lying, sharding = self._lying(batch, seq, accumulate)
+            return jax.ShapeDtypeStruct(lying, shape.dtype, sharding=sharding)
+
+        return jax.tree.map(laid_out, shapes)
 
     def in_words(self) -> str:
         """The axes that part something: "dp 4 x tp 2"."""

@@ -9,7 +9,7 @@ from xlstm_jax.distributed.mesh import axes_of
 from xlstm_jax.distributed.placement import Placement, placement_of
 from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.parameters import describe
-from xlstm_jax.training.config import Experiment
+from xlstm_jax.training.config import Experiment, TrainingConfig
 from xlstm_jax.training.step import TrainState
 
 
@@ -24,16 +24,8 @@ def place(experiment: Experiment) -> Placement:
         return placement
     axes = axes_of(placement.mesh)
     names, sizes = axes.names, axes.sizes
-    training, model = experiment.training, experiment.model
-    parts = sizes["data"] * sizes["fsdp"]
-    if training.batch_size % (training.accumulate * parts):
-        places = [f"{names[use]} {sizes[use]}" for use in ("data", "fsdp") if sizes[use] > 1]
-        if training.accumulate > 1:
-            places.append(f"{training.accumulate} micro-batches (training.accumulate)")
-        raise ConfigError(
-            f"training.batch_size is {training.batch_size}, but must be a multiple of {training.accumulate * parts} to "
-            f"be parted over {' x '.join(places)}"
-        )
+    model = experiment.model
+    micro_batches(experiment.training, placement)
     if experiment.seq_len % sizes["sequence"]:
         raise ConfigError(
             f"model.context_length is {experiment.seq_len}, but must be a multiple of {sizes['sequence']} to be parted "
@@ -49,6 +41,25 @@ def place(experiment: Experiment) -> Placement:
         if heads % needed:
             raise ConfigError(f"the {heads} heads of the {KINDS[kind].memory} blocks cannot be parted over {over}")
     return placement
+
+
+def micro_batches(training: TrainingConfig, placement: Placement) -> int:
+    """How many micro-batches a step has on this mesh: as many as asked for or, where these cannot be parted, fewer, of
+    which a device still has no more rows at once than one device would have.
+
+    Raises:
+        ConfigError: if the rows of a step cannot be parted over the devices.
+    """
+    batch, asked = training.batch_size, training.accumulate
+    if placement.mesh is None:
+        return asked
+    axes = axes_of(placement.mesh)
+    parts = axes.sizes["data"] * axes.sizes["fsdp"]
+    for number in (asked, *range(-(-asked // parts), asked)):
+        if batch % (number * parts) == 0:
+            return number
+    over = " x ".join(f"{axes.names[use]} {axes.sizes[use]}" for use in ("data", "fsdp") if axes.sizes[use] > 1)
+    raise ConfigError(f"training.batch_size is {batch}, but must be a multiple of {parts} to be parted over {over}")
 
 
 def placed(placement: Placement, model: Any, state: TrainState) -> TrainState:

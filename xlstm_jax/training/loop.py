@@ -27,6 +27,7 @@ from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.errors import NotFiniteError
 from xlstm_jax.training.events import Ended, Event, Listener, Listeners, Outcome, Saved, Scored, Started, Stepped
+from xlstm_jax.training.layout import micro_batches
 from xlstm_jax.training.listeners import run_listeners
 from xlstm_jax.training.open_run import OpenRun, Waiting, open_run
 from xlstm_jax.training.step import StepMetrics, TrainState, TrainStep, make_train_step
@@ -99,9 +100,11 @@ def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[
             "(training.eval_tokens), at the end all"
         )
 
+    micro = micro_batches(training, opened.placement)
+
     def load(step: int) -> Batch:
         read = functools.partial(loader, step)
-        return opened.placement.rows(read, training.batch_size, experiment.seq_len, training.accumulate)
+        return opened.placement.rows(read, training.batch_size, experiment.seq_len, micro)
 
     with opened.checkpoints, opened.placement.active():
         step_function = _compiled(opened, load(opened.step), told.say, waiting)
@@ -323,7 +326,7 @@ def _compiled(opened: OpenRun, rows: Batch, say: Callable[[str], None], waiting:
         opened.model,
         opened.optimizer,
         seed=training.seed,
-        accumulate=training.accumulate,
+        accumulate=micro_batches(training, opened.placement),
         dropout=opened.experiment.model.dropout > 0,
         shardings=None if opened.placement.mesh is None else jax.tree.map(lambda x: x.sharding, opened.state),
         parallel=opened.placement.parallel if opened.placement.mesh is not None else None,

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,20 @@ def test_on_a_terminal_there_is_a_panel_with_curve_and_time_left() -> None:
         "[with brackets]",
     ):
         assert part in shown
+
+
+def test_the_clock_of_the_panel_runs_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlstm_jax.training.listeners.terminal.CLOCK_SECONDS", 0.01)
+    out = console(terminal=True)
+    display = make_terminal("runs/x", 20, out)
+    display.start(10, 120, RECORDS[:10])
+    before = text(out).count("step 10/120")
+    until = time.monotonic() + 20
+    while text(out).count("step 10/120") < before + 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    display.close()
+    assert text(out).count("step 10/120") >= before + 3
+    assert "left" not in text(out)  # nobody knows before a step is made
 
 
 def test_damaged_records_of_earlier_steps_are_not_drawn() -> None:

@@ -165,6 +165,17 @@ def test_the_picture_of_any_run_is_a_png(records: list[dict], tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["loss.png"]
 
 
+def test_the_picture_measures_the_baselines_by_the_text_that_they_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("xlstm_jax.report.loss_plot.save_picture", lambda figure, axes, path: drawn.append(axes))
+    comparison = {"model": 2.0, "unigram": 4.5, "gzip": 1.5, "xz": 1.4}
+    plot_loss(RECORDS, "loss.png", "a run", {"validation_loss": 2.0, "bits_per_byte": 2.0, "comparison": comparison})
+    (axes,) = drawn  # one nat is one bit on all text, 0.75 on that of the records
+    levels = [line.get_ydata()[0] for line in axes.get_lines() if line.get_linestyle() == "--"]
+    assert sorted(levels) == [1.4, 1.5]
+    assert axes.get_legend_handles_labels()[1][-1] == "held out: 2.500 at step 100"
+
+
 def test_the_line_in_the_picture_follows_the_loss_and_not_its_noise() -> None:
     noisy = [(step, 3 + 30 / step + (-1) ** step) for step in range(1, 1001)]
     line = smoothed(noisy)

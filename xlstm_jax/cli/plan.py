@@ -14,6 +14,7 @@ from xlstm_jax.cli.names import find_experiment
 from xlstm_jax.cli.parser import ExperimentParser, fitted
 from xlstm_jax.cost.plan import Compile, Plan, plan
 from xlstm_jax.files import bytes_in_words
+from xlstm_jax.machine.progress import clock
 from xlstm_jax.presets import preset_names, preset_summary
 
 
@@ -36,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     compile: Compile = call.compile or "blocks"
     _leave_accelerators_alone()
-    result = plan(experiment, compile)
+    with clock(f"planning {call.target}", terminal_only=True):
+        result = plan(experiment, compile)
     name = found.name or call.target
     if call.json:
         print(json.dumps({"name": name} | result.to_dict(), indent=2))

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from xlstm_jax.data.store import Batch, Loader, Prefetcher
 from xlstm_jax.machine.peak import matmul_peak
-from xlstm_jax.machine.progress import clock
+from xlstm_jax.machine.progress import Waiting, clock
 from xlstm_jax.machine.signals import StopRequest
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.errors import CheckpointError
@@ -28,7 +28,7 @@ from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.errors import NotFiniteError
 from xlstm_jax.training.events import Ended, Event, Listener, Listeners, Outcome, Saved, Scored, Started, Stepped
 from xlstm_jax.training.listeners import run_listeners
-from xlstm_jax.training.open_run import OpenRun, Waiting, open_run
+from xlstm_jax.training.open_run import OpenRun, open_run
 from xlstm_jax.training.step import StepMetrics, TrainState, TrainStep, make_train_step
 
 IN_WORDS = {
@@ -100,11 +100,13 @@ def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[
         )
     with opened.checkpoints:
         step_function = _compiled(opened, loader(opened.step), told.say, waiting)
+        with waiting("measuring the speed of this machine", terminal_only=True):
+            peak = matmul_peak(experiment.model.dtype)
         measures = functools.partial(
             speed,
             tokens=training.batch_size * experiment.seq_len,
             flops_per_token=opened.model.flops_per_token(experiment.seq_len, train=True),
-            peak=matmul_peak(experiment.model.dtype),
+            peak=peak,
         )
         told.emit(Started(opened.run, experiment, opened.step, opened.run.metrics().read()))
         batches = Prefetcher(loader, opened.step, end_step=training.steps)

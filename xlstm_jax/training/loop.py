@@ -65,7 +65,8 @@ def train(
     told = Listeners(run_listeners(str(run), experiment.training.log_every, console), listeners)
     with run.lock() as lock:
         try:
-            outcome = _train(open_run(run, experiment, told.say, waiting), told, waiting, lock.check)
+            opened = open_run(run, experiment, told.say, waiting)
+            outcome = _train(opened, told, console, lock.check)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the error that led here is the one to tell
                 told.emit(Ended(None, error))
@@ -74,7 +75,9 @@ def train(
     return outcome
 
 
-def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[], None]) -> Outcome:
+def _train(opened: OpenRun, told: Listeners, console: Console, check: Callable[[], None]) -> Outcome:
+    waiting = functools.partial(clock, console=console)
+    above_panel = functools.partial(console.print, soft_wrap=True) if console.is_terminal else None
     experiment, training = opened.experiment, opened.experiment.training
     if opened.step >= training.steps:
         return Outcome(opened, 0, trained=False)
@@ -110,7 +113,7 @@ def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[
         )
         told.emit(Started(opened.run, experiment, opened.step, opened.run.metrics().read()))
         batches = Prefetcher(loader, opened.step, end_step=training.steps)
-        with StopRequest() as stop, batches:
+        with StopRequest(above_panel) as stop, batches:
             loop = Loop(
                 step_function,
                 batches,

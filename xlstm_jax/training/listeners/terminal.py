@@ -48,9 +48,9 @@ class Terminal:
             case Stepped(record=record):
                 self.step(record)
             case Ended(outcome):
+                self.close()
                 if outcome is not None:
                     self._tell_the_end(outcome)
-                self.close()
 
     def say(self, sentence: str) -> None:
         """Something that happens once."""

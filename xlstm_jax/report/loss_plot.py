@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xlstm_jax.report.curve import Points, curve_of, documents_of, smoothed
+from xlstm_jax.report.curve import SMOOTHED_OVER, Points, curve_of, documents_of, smoothed
 from xlstm_jax.report.picture import new_picture, save_picture
 
 FEW_STEPS = 20
@@ -37,15 +37,18 @@ def plot_loss(
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if training:
-        axes.plot(*zip(*training, strict=True), color="0.85", linewidth=0.8, label="training, each step")
         line, mark = smoothed(training), "o" if len(training) < FEW_STEPS else None
+        label = "training"
+        if len(training) >= 2 * SMOOTHED_OVER:  # the line of fewer is that of each step
+            axes.plot(*zip(*training, strict=True), color="0.85", linewidth=0.8, label="training, each step")
+            label = "training, smoothed"
         axes.plot(
             *zip(*line, strict=True),
             color="tab:blue",
             linewidth=1.6,
             marker=mark,
             markersize=4,
-            label="training, smoothed",
+            label=label,
         )
     if held_out:
         scored = next(record for record in reversed(records) if "validation_loss" in record)

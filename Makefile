@@ -43,7 +43,7 @@ test-in-torch: $(VENV)/.installed-torch
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@$(call patiently,mypy,$(BIN)/mypy)
 
 bench: $(VENV)/.installed ## every benchmark, with its JSON in build/benchmarks
 	@for file in benchmarks/[!_]*.py; do \
@@ -52,7 +52,7 @@ bench: $(VENV)/.installed ## every benchmark, with its JSON in build/benchmarks
 	done
 
 docs: $(VENV)/.installed-docs ## the documentation, in build/docs
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs $(ARGS)
+	@$(call patiently,making the documentation,$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs $(ARGS))
 	@echo "open build/docs/index.html"
 
 # `uv` resolves for all Pythons at once; what it writes says the platforms in every line, which pip does not need.

@@ -9,10 +9,14 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Run pip with the words given: a dot for each package, all that it said where it fails.
-install = @printf '%s' 'installing into $(VENV): $(strip $(2)) '; { $(PIP) install $(1) 2>&1; echo "status $$?"; } | awk \
-	'/^(Collecting|Downloading|Building|Installing)/ {printf "."; fflush()} /^status [0-9]+$$/ {status = $$2; next} {said = said $$0 "\n"} \
-	END {print ""; if (status) printf "%s", said; exit status}'
+# Do what takes a while: its title, the command, and what it says in $(VENV)/making.log, shown where it fails. A dot every
+# two seconds, from a process that ends with this shell, says that it is not stuck.
+patiently = printf '%s ' "$(1)"; log=$(VENV)/making.log; mkdir -p $(VENV); \
+	(while sleep 2 >/dev/null && kill -0 $$$$; do printf .; done) 2>/dev/null & dots=$$!; \
+	$(2) >$$log 2>&1; status=$$?; kill $$dots; echo; \
+	if [ $$status != 0 ]; then cat $$log; exit $$status; fi
+# Run pip with the words given, whose title comes second.
+install = @$(call patiently,installing into $(VENV): $(strip $(2)),$(PIP) install $(1))
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -39,7 +43,7 @@ test-in-torch: $(VENV)/.installed-torch
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@$(call patiently,mypy,$(BIN)/mypy)
 
 bench: $(VENV)/.installed ## every benchmark, with its JSON in build/benchmarks
 	@for file in benchmarks/[!_]*.py; do \
@@ -48,7 +52,7 @@ bench: $(VENV)/.installed ## every benchmark, with its JSON in build/benchmarks
 	done
 
 docs: $(VENV)/.installed-docs ## the documentation, in build/docs
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs $(ARGS)
+	@$(call patiently,making the documentation,$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs $(ARGS))
 	@echo "open build/docs/index.html"
 
 # `uv` resolves for all Pythons at once; what it writes says the platforms in every line, which pip does not need.
@@ -94,5 +98,4 @@ $(BIN)/python:
 	elif ! "$$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then \
 		echo "$$python lacks the venv module: install it (on Debian and Ubuntu: sudo apt install python3-venv)" >&2; exit 1; \
 	fi; \
-	echo "making $(VENV) with $$("$$python" --version)"; \
-	"$$python" -m venv $(VENV)
+	$(call patiently,making $(VENV) with $$("$$python" --version),"$$python" -m venv $(VENV))

@@ -1,4 +1,4 @@
-"""Train, evaluate, serve and exchange xLSTM language models in JAX.
+"""Train, evaluate and exchange xLSTM language models in JAX.
 
     >>> import xlstm_jax
     >>> run = xlstm_jax.load("runs/quickstart")

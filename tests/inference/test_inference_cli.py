@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -155,13 +156,14 @@ def test_ctrl_c_ends_the_line_and_exits_with_130(run_path: Path) -> None:
 def test_an_error_on_the_way_begins_a_line_of_its_own(
     run_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object) -> Iterator[Delta]:
+        yield Delta(0, "d", None, 1)
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(Generator, "stream", fails)
     assert main(["generate", str(run_path), "--prompt", "abc"]) == 1
     shown = capfd.readouterr()
-    assert shown.out == "abc\n"
+    assert shown.out == "abcd\n"
     assert "fewer prompts or --max-tokens in generation" in shown.err
     assert main(["generate", str(run_path), "--prompt", "abc", "--json"]) == 1
     assert not capfd.readouterr().out
@@ -197,4 +199,5 @@ def test_version_answers_when_jax_does_not_start(
 
 def test_extras_are_those_of_the_installed_package() -> None:
     assert installed_extras()["dev"]["pytest"] is True
+    assert "jax-cuda12-plugin" in installed_extras()["cuda12"]  # of jax[cuda12]
     assert installed_extras("no-such-distribution") == {}

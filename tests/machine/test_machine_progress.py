@@ -6,7 +6,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from xlstm_jax.machine.progress import WIDTH, Progress, make_console
+from xlstm_jax.machine.progress import WIDTH, Progress, clock, make_console
 
 
 def console(terminal):
@@ -60,3 +60,11 @@ def test_a_pipe_is_given_a_width(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert make_console().width == WIDTH
     assert make_console(stderr=True).stderr
+
+
+def test_what_is_printed_meanwhile_goes_where_it_was_sent(capsys):
+    out = console(terminal=True)
+    with clock("compiling", out):
+        print("a result")
+    assert capsys.readouterr().out == "a result\n"
+    assert "compiling" in out.file.getvalue()

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import threading
+import time
 
 import pytest
 
@@ -19,6 +21,21 @@ def test_a_signal_asks_once_and_old_handlers_come_back(number):
     assert signal.getsignal(number) is before
 
 
+def test_what_is_said_of_a_signal_may_wait_for_who_prints_now():
+    said, printing = [], threading.Lock()
+
+    def say(sentence):
+        with printing:
+            said.append(sentence)
+
+    with StopRequest(say), printing:
+        signal.raise_signal(signal.SIGINT)
+    until = time.monotonic() + 20
+    while not said and time.monotonic() < until:
+        time.sleep(0.01)
+    assert "Ctrl-C again leaves at once" in said[0]
+
+
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_ends_what_runs_and_is_remembered(number, raised):
     before = signal.getsignal(number)
@@ -27,6 +44,22 @@ def test_a_signal_ends_what_runs_and_is_remembered(number, raised):
         signal.raise_signal(number)
     assert interrupts.exit_code == EXIT_CODES[number]
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_python_ignores_comes_again():
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def lose(last):
+        last.clear()
+        time.sleep(20)
+
+    hook, interrupts = sys.unraisablehook, Interrupts()
+    with pytest.raises(KeyboardInterrupt), interrupts:
+        lose([Last()])
+    assert interrupts.exit_code == EXIT_CODES[signal.SIGINT]
+    assert sys.unraisablehook is hook
 
 
 def test_the_handler_that_somebody_has_for_ctrl_c_stays():

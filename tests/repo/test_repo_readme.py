@@ -109,6 +109,26 @@ def test_the_code_runs(number: int, folder: Path) -> None:
     run([sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", blocks("python")[number]], folder)
 
 
+SHORTER_SWEEP = """
+import dataclasses, xlstm_jax
+def shorter(name, full=xlstm_jax.get_preset):
+    experiment = full(name)
+    training = dataclasses.replace(experiment.training, steps=1, eval_tokens=100)
+    model = dataclasses.replace(experiment.model, num_blocks=1)
+    optimizer = dataclasses.replace(experiment.optimizer, warmup_steps=0)
+    data = dataclasses.replace(experiment.data, sources=("my-texts",))
+    return dataclasses.replace(experiment, training=training, model=model, optimizer=optimizer, data=data)
+xlstm_jax.get_preset = shorter
+"""
+
+
+@pytest.mark.slow
+def test_the_sweep_of_the_configuration_page_prints_a_score_for_each_run(folder: Path) -> None:
+    (sweep,) = (block for block in blocks("python", "docs/configuration.md") if "for lr in" in block)
+    said = run([sys.executable, "-c", SHORTER_SWEEP + sweep.replace("(0, 1)", "(1,)")], folder).stdout
+    assert re.findall(r"^(\S+) (\d) \d+\.\d+$", said, re.MULTILINE) == [("0.003", "1"), ("0.01", "1")]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in LINK.findall((ROOT / page).read_text()):

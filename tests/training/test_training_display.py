@@ -6,6 +6,7 @@ import io
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,20 @@ def test_on_a_terminal_there_is_a_panel_with_curve_and_time_left() -> None:
         assert part in shown
 
 
+def test_the_clock_of_the_panel_runs_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlstm_jax.training.listeners.terminal.CLOCK_SECONDS", 0.01)
+    out = console(terminal=True)
+    display = make_terminal("runs/x", 20, out)
+    display.start(10, 120, RECORDS[:10])
+    before = text(out).count("step 10/120")
+    until = time.monotonic() + 20
+    while text(out).count("step 10/120") < before + 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    display.close()
+    assert text(out).count("step 10/120") >= before + 3
+    assert "left" not in text(out)  # nobody knows before a step is made
+
+
 def test_damaged_records_of_earlier_steps_are_not_drawn() -> None:
     damaged = [{"loss": 2.0}, record(1) | {"loss": "2"}, {"step": 1, "loss": 2.0}, record(1, validation_loss=2.5)]
     out = console(terminal=True)
@@ -148,6 +163,17 @@ def test_the_picture_of_any_run_is_a_png(records: list[dict], tmp_path: Path) ->
     plot_loss(records, tmp_path / "loss.png", "a run")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_the_picture_measures_the_baselines_by_the_text_that_they_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("xlstm_jax.report.loss_plot.save_picture", lambda figure, axes, path: drawn.append(axes))
+    comparison = {"model": 2.0, "unigram": 4.5, "gzip": 1.5, "xz": 1.4}
+    plot_loss(RECORDS, "loss.png", "a run", {"validation_loss": 2.0, "bits_per_byte": 2.0, "comparison": comparison})
+    (axes,) = drawn  # one nat is one bit on all text, 0.75 on that of the records
+    levels = [line.get_ydata()[0] for line in axes.get_lines() if line.get_linestyle() == "--"]
+    assert sorted(levels) == [1.4, 1.5]
+    assert axes.get_legend_handles_labels()[1][-1] == "held out: 2.500 at step 100"
 
 
 def test_the_line_in_the_picture_follows_the_loss_and_not_its_noise() -> None:

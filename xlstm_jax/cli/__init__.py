@@ -95,7 +95,7 @@ def usage() -> str:
     width = max(map(len, VERBS))
     listed = "\n".join(f"  {verb:{width}}  {what}" for verb, what in VERBS.items())
     return (
-        "usage: xlstm VERB ...\n\nTrain, evaluate, serve and exchange xLSTM language models in JAX.\n\n"
+        "usage: xlstm VERB ...\n\nTrain, evaluate and exchange xLSTM language models in JAX.\n\n"
         f"verbs:\n{listed}\n\n`xlstm VERB --help` tells more. A first model in minutes: xlstm train quickstart"
     )
 

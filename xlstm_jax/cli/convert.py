@@ -15,6 +15,7 @@ from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError
 from xlstm_jax.files import refuse_existing
 from xlstm_jax.hub.formats import TITLES
+from xlstm_jax.machine.progress import clock
 
 if TYPE_CHECKING:
     from xlstm_jax.models.language_model import LanguageModelConfig
@@ -56,14 +57,20 @@ def main(argv: Sequence[str]) -> int:
     if target == "run":
         out = run_path(arguments.out)
         refuse_existing(out)
-        _to_run(source, out, arguments)
+        with _working():
+            _to_run(source, out, arguments)
     else:
         out = Path(arguments.out)
         if out.absolute().parent == RUNS.absolute() or out.resolve().parent == RUNS.resolve():
             raise ConfigError(f"{out} would lie among the runs, but it is to be no run: choose a place beside {RUNS}/")
         refuse_existing(out)
-        _to_huggingface(source, out, arguments)
+        with _working():
+            _to_huggingface(source, out, arguments)
     return 0
+
+
+def _working() -> contextlib.AbstractContextManager[None]:
+    return clock("converting", terminal_only=True)
 
 
 def _give_memory_back_at_once() -> None:

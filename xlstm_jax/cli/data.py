@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.cli.parser import Parser
+from xlstm_jax.machine.progress import clock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,7 +127,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     store = open_store(find_store(arguments.store))
     if arguments.verify:
-        store.verify()
+        with clock(f"verifying {store}", terminal_only=True):
+            store.verify()
     shown = store.split(arguments.split or "train")
     count = min(max(0, arguments.documents), shown.num_documents)
     if arguments.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from xlstm_jax.cli.parser import Parser
 from xlstm_jax.config import ConfigError, near_miss
+from xlstm_jax.machine.progress import clock
 
 if TYPE_CHECKING:
     from xlstm_jax.inference.generate import Delta
@@ -56,29 +58,23 @@ def main(argv: Sequence[str]) -> int:
     from xlstm_jax.cli.names import find_run
     from xlstm_jax.inference.run import load
 
-    run = load(
-        find_run(arguments.run),
-        arguments.step,
-        say=lambda sentence: print(f"note: {sentence}", file=sys.stderr),
-        mesh=arguments.mesh,
-    )
+    path = find_run(arguments.run)
+    with clock(f"loading {path}", terminal_only=True):
+        run = load(
+            path,
+            arguments.step,
+            say=lambda sentence: print(f"note: {sentence}", file=sys.stderr),
+            mesh=arguments.mesh,
+        )
     # Bytes that are not UTF-8 reach us as half surrogate pairs, and become those bytes again.
     prompts = [os.fsencode(prompt) for prompt in arguments.prompt] or [_standard_input()]
     prompts = [prompt for prompt in prompts for _ in range(arguments.samples)]
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8")
-    try:
-        if arguments.json:
-            _print_json(run, prompts, settings)
-        else:
-            _print_text(run, prompts, settings, echo=not arguments.no_echo)
-    except BrokenPipeError:
-        raise
-    except BaseException:
-        # What is said next begins on a line of its own.
-        if not arguments.json:
-            print(flush=True)
-        raise
+    if arguments.json:
+        _print_json(run, prompts, settings)
+    else:
+        _print_text(run, prompts, settings, echo=not arguments.no_echo)
     return 0
 
 
@@ -150,13 +146,22 @@ def _print_text(run: Run, prompts: Sequence[bytes], settings: Sampling, *, echo:
             sys.stdout.write(f"{bold}{prompt.translate(_SHOWN)}{plain}" if terminal else prompt)
             sys.stdout.flush()
 
-    begin(0)
-    for row, text, ended in _in_order(run.generator.stream(prompts, settings), len(prompts)):
-        show(text)
-        if ended:
-            show("\n")
-            if row + 1 < len(prompts):
-                begin(row + 1)
+    stream = run.generator.stream(prompts, settings)
+    with clock("compiling and reading the prompt", terminal_only=True):
+        first = list(itertools.islice(stream, 1))
+    try:
+        begin(0)
+        for row, text, ended in _in_order(itertools.chain(first, stream), len(prompts)):
+            show(text)
+            if ended:
+                show("\n")
+                if row + 1 < len(prompts):
+                    begin(row + 1)
+    except BrokenPipeError:
+        raise
+    except BaseException:
+        print(flush=True)  # what is said next begins on a line of its own
+        raise
 
 
 def _in_order(deltas: Iterator[Delta], rows: int) -> Iterator[tuple[int, str, bool]]:
@@ -178,9 +183,10 @@ def _in_order(deltas: Iterator[Delta], rows: int) -> Iterator[tuple[int, str, bo
 def _print_json(run: Run, prompts: Sequence[bytes], settings: Sampling) -> None:
     texts: list[str] = [""] * len(prompts)
     last: dict[int, Delta] = {}
-    for delta in run.generator.stream(prompts, settings):
-        texts[delta.row] += delta.text
-        last[delta.row] = delta
+    with clock("generating", terminal_only=True):
+        for delta in run.generator.stream(prompts, settings):
+            texts[delta.row] += delta.text
+            last[delta.row] = delta
     for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         record = {
             "prompt": prompt.decode("utf-8", "replace"),

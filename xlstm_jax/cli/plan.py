@@ -17,6 +17,7 @@ from xlstm_jax.config import ConfigError, near_miss
 from xlstm_jax.cost.exchanges import ALIASES, CHIPS, Chip
 from xlstm_jax.cost.plan import Compile, Plan, plan
 from xlstm_jax.files import bytes_in_words
+from xlstm_jax.machine.progress import clock
 from xlstm_jax.presets import preset_names, preset_summary
 
 MOST_DEVICES = 4096
@@ -48,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"{usage()}\n\nall fields, with the values of {call.target}:\n\n{fields_help(experiment)}")
         return 0
     compile: Compile = call.compile or "blocks"
-    result = plan(experiment, compile, chip)
+    with clock(f"planning {call.target}", terminal_only=True):
+        result = plan(experiment, compile, chip)
     name = found.name or call.target
     if call.json:
         print(json.dumps({"name": name} | result.to_dict(), indent=2))

@@ -14,7 +14,9 @@ from xlstm_jax.cli.parser import Parser
 from xlstm_jax.machine.environment import installed_version
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-_REQUIREMENT = re.compile(r"""^(?P<name>[\w.-]+).*;.*\bextra\s*==\s*["'](?P<extra>[^"']+)["']""")
+_REQUIREMENT = re.compile(
+    r"""^(?P<name>[\w.-]+)(\[(?P<inner>[\w.-]+)\])?.*;.*\bextra\s*==\s*["'](?P<extra>[^"']+)["']"""
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,7 +49,7 @@ def version_facts() -> dict[str, Any]:
 
 
 def installed_extras(distribution: str = "xlstm-jax") -> dict[str, dict[str, bool]]:
-    """Each optional extra with its packages, and whether these are installed."""
+    """Each optional extra with its packages, and whether these are installed; of an extra of theirs, its packages."""
     try:
         requirements = metadata.requires(distribution) or []
     except metadata.PackageNotFoundError:
@@ -55,7 +57,9 @@ def installed_extras(distribution: str = "xlstm-jax") -> dict[str, dict[str, boo
     extras: dict[str, dict[str, bool]] = {}
     for requirement in requirements:
         if match := _REQUIREMENT.match(requirement):
-            extras.setdefault(match["extra"], {})[match["name"]] = installed_version(match["name"]) is not None
+            found = {match["name"]: installed_version(match["name"]) is not None}
+            inner = installed_extras(match["name"]).get(match["inner"], {}) if match["inner"] else {}
+            extras.setdefault(match["extra"], {}).update(found | inner)
     return extras
 
 

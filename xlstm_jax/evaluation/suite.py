@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax import evaluation
-from xlstm_jax.machine.progress import Progress, make_console
+from xlstm_jax.machine.progress import Progress, clock, make_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -99,7 +99,8 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
     for found in records:
         record = {**found, "environment": present_environment()}
         write_atomic(out / RESULT, json.dumps(record, indent=2) + "\n")
-        suite.picture(record, out / suite.picture_name)
+        with clock(f"drawing {suite.picture_name}", terminal_only=True):
+            suite.picture(record, out / suite.picture_name)
     if as_json:
         print(json.dumps(record, indent=2))
     else:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Waiting = Callable[..., contextlib.AbstractContextManager[None]]
+"""`clock` with a console of its own, or `silently`."""
+
 WIDTH = 120
 """Of what is written to a file or a pipe, which have none of their own."""
 
@@ -135,13 +138,19 @@ def clock(title: str, console: Console | None = None, *, terminal_only: bool = F
         from rich import progress
 
         columns = (progress.SpinnerColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
-        with progress.Progress(*columns, console=console, transient=True) as shown:
+        shares = _shares_terminal()
+        with progress.Progress(*columns, console=console, transient=True, redirect_stdout=shares) as shown:
             shown.add_task(title, total=None)
             yield
         return
     if not terminal_only:
         console.print(f"{title} ...", soft_wrap=True, markup=False)
     yield
+
+
+def silently(title: str, *, terminal_only: bool = False) -> contextlib.AbstractContextManager[None]:
+    """What `clock` is for whom nobody watches."""
+    return contextlib.nullcontext()
 
 
 def _rich_progress(console: Console, unit: str) -> Any:
@@ -157,4 +166,10 @@ def _rich_progress(console: Console, unit: str) -> Any:
         progress.TimeRemainingColumn(),
         console=console,
         transient=not unit,
+        redirect_stdout=_shares_terminal(),
     )
+
+
+def _shares_terminal() -> bool:
+    """Whether what is printed meanwhile has to be put above what moves; elsewhere it must go where it was sent."""
+    return sys.stdout is not None and sys.stdout.isatty()

@@ -64,9 +64,10 @@ def quickstart() -> Experiment:
 
 
 def tiny() -> Experiment:
-    """A whole experiment in seconds, for tests: bytes of the standard library, some fifty thousand parameters.
+    """A whole experiment in seconds, for tests: bytes of the standard library, 53,736 parameters.
 
-    Command: `xlstm train tiny`. Two CPU cores need about 20 seconds; it learns little more than which bytes are common.
+    Command: `xlstm train tiny`. It needs 50 seconds of a core (AMD EPYC), half of them to compile, and learns little
+    more than which bytes are common: 3.96 bits per byte, where a unigram byte model has 4.55.
     """
     return Experiment(
         model=small_v1(dim=32, blocks=2, heads=2, context_length=64),

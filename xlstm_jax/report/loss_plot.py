@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xlstm_jax.report.curve import Points, curve_of, documents_of, smoothed
+from xlstm_jax.report.curve import SMOOTHED_OVER, Points, curve_of, documents_of, smoothed
 from xlstm_jax.report.picture import new_picture, save_picture
 
 FEW_STEPS = 20
@@ -21,13 +21,14 @@ def plot_loss(
     records: Sequence[Mapping[str, Any]],
     path: str | Path,
     title: str = "",
-    bits_per_byte: Mapping[str, float] | None = None,
+    report: Mapping[str, Any] | None = None,
 ) -> None:
     """Draw `loss` and `validation_loss` of the records of a metrics.jsonl into a PNG, which appears complete.
 
     Args:
         records: what `MetricsLog.read` returns; without any loss in them nothing is drawn.
-        bits_per_byte: of the baselines on the held-out text, as in report.json.
+        report: the run's report.json, whose baselines are drawn beside. Its score, of all held-out text, makes the axis
+            in bits per byte; those of the records may be of a part, on which the baselines have other bits.
     """
     training, held_out = curve_of(records, "loss"), curve_of(records, "validation_loss")
     if not training and not held_out:
@@ -36,33 +37,38 @@ def plot_loss(
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if training:
-        axes.plot(*zip(*training, strict=True), color="0.85", linewidth=0.8, label="_every step")
         line, mark = smoothed(training), "o" if len(training) < FEW_STEPS else None
+        label = "training"
+        if len(training) >= 2 * SMOOTHED_OVER:  # the line of fewer is that of each step
+            axes.plot(*zip(*training, strict=True), color="0.85", linewidth=0.8, label="training, each step")
+            label = "training, smoothed"
         axes.plot(
-            *zip(*line, strict=True), color="tab:blue", linewidth=1.6, marker=mark, markersize=4, label="training"
+            *zip(*line, strict=True),
+            color="tab:blue",
+            linewidth=1.6,
+            marker=mark,
+            markersize=4,
+            label=label,
         )
     if held_out:
         scored = next(record for record in reversed(records) if "validation_loss" in record)
-        label = ", ".join(("held out", *documents_of(scored)))
+        label = f"{', '.join(('held out', *documents_of(scored)))}: {held_out[-1][1]:.3f} at step {held_out[-1][0]}"
         axes.plot(
             *zip(*held_out, strict=True), color="tab:orange", linewidth=1.8, marker="o", markersize=4, label=label
         )
-        step, loss = held_out[-1]
-        axes.annotate(
-            f"{loss:.3f}", (step, loss), xytext=(-4, 8), textcoords="offset points", ha="right", color="tab:orange"
-        )
     _leave_out_the_first_fall(axes, training, held_out)
-    if (bits := _bits_per_nat(records)) is not None:
+    if (bits := _bits_per_nat([*records, *filter(None, [report])])) is not None:
         second = axes.secondary_yaxis("right", functions=(lambda nats: nats * bits, lambda found: found / bits))
         second.set_ylabel("bits per byte of held-out text")
-        _draw_baselines(axes, {name: value / bits for name, value in (bits_per_byte or {}).items()})
+        baselines = (report or {}).get("comparison") or {}
+        _draw_baselines(axes, {name: value / bits for name, value in baselines.items()})
     save_picture(figure, axes, path)
 
 
-def _bits_per_nat(records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Bits per byte of one nat per token: a constant of the held-out text and the tokenizer."""
-    for record in reversed(records):
-        loss, bits = record.get("validation_loss"), record.get("bits_per_byte")
+def _bits_per_nat(scores: Sequence[Mapping[str, Any]]) -> float | None:
+    """Bits per byte of one nat per token, by the last of the scores: a constant of its text and the tokenizer."""
+    for score in reversed(scores):
+        loss, bits = score.get("validation_loss"), score.get("bits_per_byte")
         if isinstance(loss, float) and isinstance(bits, float) and loss > 0 and 0 < bits / loss < math.inf:
             return bits / loss
     return None

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from xlstm_jax.data.store import Batch, Loader, Prefetcher
 from xlstm_jax.machine.peak import matmul_peak
-from xlstm_jax.machine.progress import clock
+from xlstm_jax.machine.progress import Waiting, clock
 from xlstm_jax.machine.signals import StopRequest
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.errors import CheckpointError
@@ -29,7 +29,7 @@ from xlstm_jax.training.errors import NotFiniteError
 from xlstm_jax.training.events import Ended, Event, Listener, Listeners, Outcome, Saved, Scored, Started, Stepped
 from xlstm_jax.training.layout import micro_batches
 from xlstm_jax.training.listeners import run_listeners
-from xlstm_jax.training.open_run import OpenRun, Waiting, open_run
+from xlstm_jax.training.open_run import OpenRun, open_run
 from xlstm_jax.training.step import StepMetrics, TrainState, TrainStep, make_train_step
 
 IN_WORDS = {
@@ -66,7 +66,8 @@ def train(
     told = Listeners(run_listeners(str(run), experiment.training.log_every, console), listeners)
     with run.lock() as lock:
         try:
-            outcome = _train(open_run(run, experiment, told.say, waiting), told, waiting, lock.check)
+            opened = open_run(run, experiment, told.say, waiting)
+            outcome = _train(opened, told, console, lock.check)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the error that led here is the one to tell
                 told.emit(Ended(None, error))
@@ -75,7 +76,9 @@ def train(
     return outcome
 
 
-def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[], None]) -> Outcome:
+def _train(opened: OpenRun, told: Listeners, console: Console, check: Callable[[], None]) -> Outcome:
+    waiting = functools.partial(clock, console=console)
+    above_panel = functools.partial(console.print, soft_wrap=True) if console.is_terminal else None
     experiment, training = opened.experiment, opened.experiment.training
     if opened.step >= training.steps:
         return Outcome(opened, 0, trained=False)
@@ -108,15 +111,17 @@ def _train(opened: OpenRun, told: Listeners, waiting: Waiting, check: Callable[[
 
     with opened.checkpoints, opened.placement.active():
         step_function = _compiled(opened, load(opened.step), told.say, waiting)
+        with waiting("measuring the speed of this machine", terminal_only=True):
+            peak = matmul_peak(experiment.model.dtype)
         measures = functools.partial(
             speed,
             tokens=training.batch_size * experiment.seq_len,
             flops_per_token=opened.model.flops_per_token(experiment.seq_len, train=True),
-            peak=matmul_peak(experiment.model.dtype),
+            peak=peak,
         )
         told.emit(Started(opened.run, experiment, opened.step, opened.run.metrics().read()))
         batches = Prefetcher(load, opened.step, end_step=training.steps)
-        with StopRequest() as stop, batches:
+        with StopRequest(above_panel) as stop, batches:
             loop = Loop(
                 step_function,
                 batches,

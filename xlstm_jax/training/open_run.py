@@ -5,12 +5,10 @@ In three parts: `inspect` reads the folder, `agree` decides by what was read, `a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -18,6 +16,7 @@ from xlstm_jax.data.store import TOKENIZER_FOLDER, TokenStore
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from xlstm_jax.distributed.placement import Placement
 from xlstm_jax.files import bytes_in_words
+from xlstm_jax.machine.progress import Waiting, silently
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.models.stack import spans
 from xlstm_jax.runs.checkpoints import DAMAGED_FOLDER, Checkpoints
@@ -54,12 +53,6 @@ CONFIG_MAY_DIFFER = (*MAY_CHANGE, "data.fingerprint")
 trained, and a fingerprint is compared with the store's."""
 
 Say = Callable[[str], None]
-Waiting = Callable[[str], contextlib.AbstractContextManager[Any]]
-"""Shows, while the context lasts, what is being done."""
-
-
-def _silently(title: str) -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ class OpenRun:
     """Targets learnt from so far."""
 
 
-def open_run(run: RunFolder, experiment: Experiment, say: Say, waiting: Waiting = _silently) -> OpenRun:
+def open_run(run: RunFolder, experiment: Experiment, say: Say, waiting: Waiting = silently) -> OpenRun:
     """Check the experiment against the run, open its data and restore its newest good checkpoint, or start afresh.
 
     Raises:
@@ -182,13 +175,13 @@ def agree_on_store(facts: Facts, experiment: Experiment, store: TokenStore) -> E
     return dataclasses.replace(experiment, data=dataclasses.replace(data, fingerprint=store.fingerprint))
 
 
-def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting: Waiting = _silently) -> OpenRun:
+def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting: Waiting = silently) -> OpenRun:
     """Do what was agreed on: make or open the store, restore or begin the state, write down what the run is now.
 
     Raises:
         as `open_run`, where the store, the disk or the checkpoints are against it.
     """
-    store = open_or_prepare(experiment, say, run)
+    store = open_or_prepare(experiment, say, run, waiting)
     experiment = agree_on_store(facts, experiment, store)
     if not store.split("validation").num_documents:
         say("note: the store holds no validation documents, so nothing is scored on held-out text")
@@ -200,7 +193,8 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting:
         _check_disk(checkpoints, target, say)
     step, tokens_seen = 0, 0
     if facts.has_checkpoint:
-        step, saved, extra = checkpoints.restore(target._asdict())
+        with waiting("reading the checkpoint", terminal_only=True):
+            step, saved, extra = checkpoints.restore(target._asdict())
         run.check_config(step, extra, CONFIG_MAY_DIFFER)
         state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
         _announce_changes(run, say)

@@ -10,6 +10,7 @@ from pathlib import Path
 from xlstm_jax.data.errors import StoreError
 from xlstm_jax.data.prepare import has_changed, prepare, prepare_beside
 from xlstm_jax.data.store import INDEX_FILE, MixedStore, TokenStore, open_store, read_index
+from xlstm_jax.machine.progress import Waiting, silently
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.config import DataConfig, Experiment
 
@@ -17,7 +18,9 @@ VERIFIED_BYTES = 1 << 30
 """A token store up to this size is compared with its sums before each training, which takes a second or two."""
 
 
-def open_or_prepare(experiment: Experiment, say: Callable[[str], None], run: RunFolder) -> TokenStore:
+def open_or_prepare(
+    experiment: Experiment, say: Callable[[str], None], run: RunFolder, waiting: Waiting = silently
+) -> TokenStore:
     """The experiment's token store, verified; one that is not there yet is made from the sources, as is one of which
     the sources have changed. A run that has begun keeps its own.
 
@@ -42,7 +45,8 @@ def open_or_prepare(experiment: Experiment, say: Callable[[str], None], run: Run
     else:
         store = open_store(path)
     if store.disk_bytes <= VERIFIED_BYTES:
-        store.verify()
+        with waiting(f"verifying {store}", terminal_only=True):
+            store.verify()
     else:
         say(f"note: {store} is too large to be verified at each start; `xlstm data inspect {path} --verify` does it")
     return store

@@ -50,7 +50,7 @@ from xlstm_jax.data.store.store import (
 from xlstm_jax.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from xlstm_jax.files import Lock, LockedError, check_space, remove_temporaries, write_array, write_json
 from xlstm_jax.machine.cores import usable_cores
-from xlstm_jax.machine.progress import Progress
+from xlstm_jax.machine.progress import Progress, clock
 
 IN_PROCESS_BYTES = 1 << 22
 IN_PROCESS_TRAINING_BYTES = 1 << 17
@@ -94,7 +94,7 @@ def prepare(
     workers = workers if workers is not None else usable_cores()
     if workers < 1:
         raise PrepareError(f"workers is {workers}, but must be >= 1")
-    request = Request.of(sources, config, task_bytes)
+    request = Request.of(sources, config, task_bytes, progress=progress)
     if (out / INDEX_FILE).is_file():
         return _open_equal(request, out, workers, progress)
     bars, say = Progress(progress, unit="bytes"), say or _to_stderr
@@ -162,12 +162,19 @@ class Request:
 
     @classmethod
     def of(
-        cls, sources: str | Path | Sequence[str | Path], config: PrepareConfig, task_bytes: int | None = None
+        cls,
+        sources: str | Path | Sequence[str | Path],
+        config: PrepareConfig,
+        task_bytes: int | None = None,
+        *,
+        progress: bool = True,
     ) -> Request:
         """List the files, load the tokenizer."""
         given, notes = _given_tokenizer(config), Notes()
         listed = [sources] if isinstance(sources, (str, Path)) else list(sources)
-        job = make_job(list_files(listed, config, notes), config, _tokenizer_name(given), task_bytes)
+        with clock("looking for text", terminal_only=True) if progress else contextlib.nullcontext():
+            files = list_files(listed, config, notes)
+        job = make_job(files, config, _tokenizer_name(given), task_bytes)
         return cls(job, given, notes)
 
     def compare(self, out: Path, workers: int, progress: bool) -> tuple[str, str]:

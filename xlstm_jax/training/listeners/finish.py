@@ -66,7 +66,8 @@ def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
             yield from bar.track(batches)
 
     score = held_out(opened.state.params, progress)
-    comparison = compare(score.bits_per_byte, opened.store)
+    with clock("packing the held-out text with gzip and xz", console, terminal_only=True):
+        comparison = compare(score.bits_per_byte, opened.store)
     report = {"step": opened.step, **score.to_dict(), "comparison": comparison.to_dict()}
     write_atomic(opened.run.report_path, json.dumps(report, indent=2) + "\n")
     return comparison

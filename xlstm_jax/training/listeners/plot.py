@@ -22,5 +22,4 @@ class LossPlot:
                 plot_loss(self._run.metrics().read(), self._run.plot_path, str(self._run))
             case Ended(outcome=outcome) if outcome is not None and self._run is not None:
                 if report := self._run.read_report(outcome.opened.step):
-                    bits = report.get("comparison")
-                    plot_loss(self._run.metrics().read(), self._run.plot_path, str(self._run), bits)
+                    plot_loss(self._run.metrics().read(), self._run.plot_path, str(self._run), report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import threading
 import time
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from xlstm_jax.report.curve import curve_of, documents_of, draw_curve, smoothed
 from xlstm_jax.training.events import Ended, Event, Outcome, Record, Said, Started, Stepped
 
 REFRESH_SECONDS = 0.25
+CLOCK_SECONDS = 1.0
+"""So often the panel is drawn in any case: its clock runs while a step takes long, or a score, or a save."""
 RECENT_STEPS = 50
 """The speed is that of so many steps, or of those since the last line; the loss on the panel is their mean."""
 
@@ -45,9 +48,9 @@ class Terminal:
             case Stepped(record=record):
                 self.step(record)
             case Ended(outcome):
+                self.close()
                 if outcome is not None:
                     self._tell_the_end(outcome)
-                self.close()
 
     def say(self, sentence: str) -> None:
         """Something that happens once."""
@@ -93,7 +96,7 @@ class PlainLines(Terminal):
             parts.append(f"held out {record['validation_loss']:.4f} ({', '.join((*documents_of(record), *found))})")
         parts += [f"lr {record['lr']:.2e}", self._pace.speed()]
         self._pace.recent.clear()  # the next line tells of the steps after this one
-        self.say("  ".join([*parts, f"{duration(self._pace.remaining())} left"]))
+        self.say("  ".join([*parts, *self._pace.left()]))
 
 
 class LivePanel(Terminal):
@@ -107,6 +110,8 @@ class LivePanel(Terminal):
         self._validation: Record | None = None
         self._drawn = 0.0
         self._live: Live | None = None
+        self._lock = threading.Lock()
+        """Held while what the panel shows changes: a thread draws it anew now and then."""
 
     def start(self, first_step: int, last_step: int, earlier: Sequence[Record]) -> None:
         self._pace = Pace(first_step, last_step)
@@ -114,26 +119,30 @@ class LivePanel(Terminal):
         self._records = [r for r in earlier if _holds_numbers(r, "step", "loss", "lr")]
         scored = (r for r in reversed(self._records) if _holds_numbers(r, *SCORE))
         self._validation = next(scored, None)
-        self._live = Live(self._panel(), console=self._console, auto_refresh=False)
+        self._live = Live(console=self._console, refresh_per_second=1 / CLOCK_SECONDS, get_renderable=self._panel)
         self._live.start(refresh=True)
 
     def step(self, record: Record) -> None:
-        self._pace.add(record)
-        self._records.append(record)
-        if "validation_loss" in record:
-            self._validation = record
+        with self._lock:
+            self._pace.add(record)
+            self._records.append(record)
+            if "validation_loss" in record:
+                self._validation = record
         now = time.monotonic()
         if self._live is not None and now - self._drawn >= REFRESH_SECONDS:
             self._drawn = now
-            self._live.update(self._panel(), refresh=True)
+            self._live.refresh()
 
     def close(self) -> None:
         if self._live is not None:
-            self._live.update(self._panel(), refresh=True)
             self._live.stop()
             self._live = None
 
     def _panel(self) -> Panel:
+        with self._lock:
+            return self._drawing()
+
+    def _drawing(self) -> Panel:
         width = max(min(self._console.width - 16, 90), 20)
         curve = draw_curve(
             smoothed(curve_of(self._records, "loss")),
@@ -147,7 +156,7 @@ class LivePanel(Terminal):
         bar.add_row(
             Text(f"step {step}/{self._pace.last_step}"),
             ProgressBar(total=self._pace.last_step, completed=step, width=max(width - 44, 10)),
-            Text(f"{duration(self._pace.elapsed())}, {duration(self._pace.remaining())} left" if last else ""),
+            Text(", ".join((duration(self._pace.elapsed()), *self._pace.left()))),
         )
         return Panel(
             Group(bar, self._numbers(), *(Text(line, style="cyan", no_wrap=True) for line in curve)),
@@ -187,10 +196,10 @@ class Pace:
         self.last_step = last_step
         self.recent: collections.deque[Record] = collections.deque(maxlen=RECENT_STEPS)
         self._step = first_step
-        self._started = time.monotonic()
+        self._started = self._counted = time.monotonic()
 
     def add(self, record: Record) -> None:
-        self._step = record["step"]
+        self._step, self._counted = record["step"], time.monotonic()
         self.recent.append(record)
 
     def speed(self) -> str:
@@ -206,10 +215,14 @@ class Pace:
         """Seconds of this process."""
         return time.monotonic() - self._started
 
-    def remaining(self) -> float:
-        """Seconds, by the mean over all steps of this process, pauses for evaluation and saving included."""
+    def left(self) -> tuple[str, ...]:
+        """The time left in words, by the mean over all steps of this process, pauses for scores and saves included.
+
+        Empty before the first of them.
+        """
         done = self._step - self.first_step
-        return self.elapsed() / max(done, 1) * max(self.last_step - self._step, 0)
+        seconds = (self._counted - self._started) / max(done, 1) * max(self.last_step - self._step, 0)
+        return (f"{duration(seconds)} left",) if done else ()
 
 
 def shown(loss: float | None) -> str:

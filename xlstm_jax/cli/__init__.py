@@ -122,6 +122,8 @@ def explain(error: Exception) -> str | None:
                 f"fewer prompts or --max-tokens in generation ({what})"
             )
         return f"the device failed: {what}"
+    if isinstance(error, MemoryError):
+        return f"this machine has too little memory{f' ({error})' if str(error) else ''}; smaller sizes need less"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'reading or writing failed'}: {error.strerror}"
     return None

@@ -240,7 +240,10 @@ def test_what_is_not_there_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("file").touch()
     for target, sentence in (
+        ("tiny --run ./file", "file is a file, but a run is a folder"),
+        ("tiny --run ./file/new", "file/new cannot be made"),
         ("' '", "' ' is neither a name nor a path"),
         ("quikstart", "'quikstart' is neither a preset (did you mean 'quickstart'?) nor a run"),
         ("runs/nothing", "there is no run runs/nothing"),

@@ -233,8 +233,7 @@ def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool
 
 def is_finished(run: RunFolder, experiment: Experiment) -> bool:
     """Whether a run has made all its steps and its text is not here any more, so that there is nothing to be done."""
-    facts = inspect(run)
-    if not facts.has_checkpoint or facts.converted:
+    if not run.exists or not (facts := inspect(run)).has_checkpoint or facts.converted:
         return False
     experiment = agree(facts, experiment)
     steps = run.checkpoints(read_only=True).steps()

@@ -82,7 +82,7 @@ class xLSTMBlockStackConfig(SubModelConfig):
         The first kind that is not None fills the stack, the others stand at their places.
 
         Raises:
-            ConfigError: if `slstm_at` names a block that the stack does not have.
+            ConfigError: if `slstm_at` names a block that the stack does not have, or one twice.
         """
         own, numbers = self._own_kinds(), {name: number for number, name in enumerate(KINDS)}
         base = next((name for name in own if getattr(self, f"{name}_block") is not None), "slstm")
@@ -100,6 +100,8 @@ class xLSTMBlockStackConfig(SubModelConfig):
                         f"{field} holds {place!r}, but the blocks are numbered 0 to {self.num_blocks - 1}"
                     )
                 blocks[place] = numbers[name]
+            if len(set(places)) < len(places):
+                raise ConfigError(f"{field} is {places!r}, but must name each block once")
         return ",".join(map(str, blocks))
 
     @remembered

@@ -98,8 +98,12 @@ def test_a_file_that_is_not_needed_is_no_reason_to_end_but_where_it_cannot_be_wr
 ) -> None:
     monkeypatch.chdir(tmp_path)
     damaged(run, name, damage)
+    leftovers = Path("run/.config.json.0.tmp"), Path("run/.tokenizer.0.tmp")
+    leftovers[0].touch()
+    leftovers[1].mkdir()
     for words in ASIDE[name]:
         failed = damage == "folder" and name != "report.json"
         assert main(words) == failed
         assert not failed or f"run/{name}" in capsys.readouterr().err
+        assert any(path.exists() for path in leftovers) == (words != TRAIN or (name == "lock" and failed))
     assert RunFolder("run").checkpoints(read_only=True).steps() == [2]

@@ -17,6 +17,7 @@ import jax
 from rich.console import Console
 
 from xlstm_jax.data.store import Batch, Loader, Prefetcher
+from xlstm_jax.files import remove_temporaries
 from xlstm_jax.machine.peak import matmul_peak
 from xlstm_jax.machine.progress import clock
 from xlstm_jax.machine.signals import StopRequest
@@ -65,6 +66,7 @@ def train(
     told = Listeners(run_listeners(str(run), experiment.training.log_every, console), listeners)
     with run.lock() as lock:
         try:
+            remove_temporaries(run.path)
             outcome = _train(open_run(run, experiment, told.say, waiting), told, waiting, lock.check)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the error that led here is the one to tell

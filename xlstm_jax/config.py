@@ -47,6 +47,10 @@ class Bound:
     sign: ClassVar[str]
     holds: ClassVar[Callable[[Any, Any], bool]]
 
+    def __str__(self) -> str:
+        power = self.bound.bit_length() - 1 if isinstance(self.bound, int) else 0
+        return f"{self.sign} {f'2**{power}' if power > 30 and self.bound == 2**power else self.bound}"
+
 
 class AtLeast(Bound):
     sign, holds = ">=", operator.ge
@@ -71,8 +75,17 @@ class OneOf:
     choices: tuple[Any, ...]
 
 
-PositiveInt = Annotated[int, AtLeast(1)]
-NonNegativeInt = Annotated[int, AtLeast(0)]
+# What an array has along an axis, and what is counted on a device: JAX holds both in 32 bits.
+PositiveInt = Annotated[int, AtLeast(1), Below(2**31)]
+NonNegativeInt = Annotated[int, AtLeast(0), Below(2**31)]
+SizeOrUnset = Annotated[int, AtLeast(-1), Below(2**31)]
+# A block is built by itself: more of them come to no end.
+Depth = Annotated[int, AtLeast(1), AtMost(10_000)]
+# JAX makes a random key of the last 32 bits.
+Seed = Annotated[int, AtLeast(0), Below(2**32)]
+# What only Python counts.
+AnyPositiveInt = Annotated[int, AtLeast(1)]
+AnyNonNegativeInt = Annotated[int, AtLeast(0)]
 PositiveFloat = Annotated[float, Above(0)]
 NonNegativeFloat = Annotated[float, AtLeast(0)]
 Share = Annotated[float, AtLeast(0), AtMost(1)]
@@ -159,7 +172,7 @@ def _number(scalar: Any, bounds: tuple[Bound, ...]) -> Kind:
         return value
 
     noun = "a whole number" if scalar is int else "a number"
-    return Kind(take, f"{noun} {' and '.join(f'{b.sign} {b.bound}' for b in bounds)}".strip(), scalar=scalar)
+    return Kind(take, f"{noun} {' and '.join(map(str, bounds))}".strip(), scalar=scalar)
 
 
 def _literal(choices: tuple[Any, ...]) -> Kind:

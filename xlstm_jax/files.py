@@ -117,9 +117,12 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what a killed `open_atomic` left in `folder`."""
+    """Delete what a killed `open_atomic` or `appearing_folder` left in `folder`; for its one writer."""
     for path in folder.glob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path, *, sync: bool = False) -> str:

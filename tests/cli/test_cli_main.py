@@ -64,6 +64,11 @@ def test_an_unknown_verb_gets_the_near_miss(capsys: pytest.CaptureFixture[str]) 
         (ConfigError("a.b is 1, but must be 2"), 2, "xlstm: a.b is 1, but must be 2"),
         (NoCheckpointError("no checkpoint"), 1, "xlstm: no checkpoint"),
         (OSError(errno.ENOSPC, "No space left on device", "f"), 1, "xlstm: the disk is full (f); what was saved"),
+        (
+            MemoryError("Unable to allocate 14.6 TiB"),
+            1,
+            "xlstm: this machine has too little memory (Unable to allocate",
+        ),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "f"), 1, "xlstm: the disk is full (f); what was saved"),
         (shutil.Error([("a", "b", "[Errno 28] No space left on device")]), 1, "xlstm: the disk is full (b)"),
         (shutil.Error([("a", "b", "[Errno 27] File too large")]), 1, "xlstm: b: [Errno 27] File too large"),

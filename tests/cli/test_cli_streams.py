@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from xlstm_jax.machine.streams import outlive_terminals
 
 COMMAND = f"{sys.executable} -c 'import sys; from xlstm_jax.cli import main; sys.exit(main())'"
 VERBS = ["--help", "version", "train --help", "plan", "data prepare no-such-file --out store", "generate no-such-run"]
@@ -30,6 +34,20 @@ def test_no_stream_that_is_missing_or_full_gives_a_traceback(streams: str, tmp_p
     # What cannot say what it was asked for has failed; a wrong call has failed in any case.
     assert [code != 0 for code in codes] == [lost] * 4 + [True] * 2
     assert not (tmp_path / "store").exists()
+
+
+def test_what_is_printed_to_a_terminal_that_was_closed_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        outlive_terminals()
+        print("here", flush=True)
+        assert os.read(master, 100) == b"here\r\n"
+        os.close(master)
+        print("gone", flush=True)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(slave, b"gone")
 
 
 def test_a_reader_that_goes_early_ends_it_quietly(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_help_lists_every_field_with_what_it_takes_and_the_value_that_holds(
     for path, value, parts in (
         ("optimizer.lr", "0.003", ["a number > 0. Learning rate at its peak."]),
         ("optimizer.schedule", "cosine", ["one of 'cosine', 'linear', 'exponential'"]),
-        ("training.seq_len", "null", ["a whole number >= 1 or None"]),
+        ("training.seq_len", "null", ["a whole number >= 1 and < 2**31 or None"]),
         (f"{CELL}.num_heads", "4", ["(from model.mlstm_block.mlstm.num_heads)", "whole number >= -1"]),
         (f"{CELL}.embedding_dim", "256", ["(from model.embedding_dim)", "a whole number"]),
         ("model.slstm_block.slstm.dtype", "float32", ["(from model.dtype)", "'float32'"]),
@@ -231,7 +231,7 @@ def test_help_lists_every_field_with_what_it_takes_and_the_value_that_holds(
 
 def test_help_of_a_target_shows_its_values_with_the_changes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "tiny", "steps=77", "--help"]) == 0
-    assert "\n  --training.steps 77\n      a whole number >= 1\n" in capsys.readouterr().out
+    assert "\n  --training.steps 77\n      a whole number >= 1 and < 2**31\n" in capsys.readouterr().out
     assert main(["plan", "tiny", "--steps", "78", "-h"]) == 0
     assert "--training.steps 78\n" in capsys.readouterr().out
 
@@ -240,7 +240,10 @@ def test_what_is_not_there_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("file").touch()
     for target, sentence in (
+        ("tiny --run ./file", "file is a file, but a run is a folder"),
+        ("tiny --run ./file/new", "file/new cannot be made"),
         ("' '", "' ' is neither a name nor a path"),
         ("quikstart", "'quikstart' is neither a preset (did you mean 'quickstart'?) nor a run"),
         ("runs/nothing", "there is no run runs/nothing"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+from concurrent.futures import Future
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from xlstm_jax.cli import main
-from xlstm_jax.evaluation.kernels import Report, all_cells, print_report, run_check
+from xlstm_jax.evaluation.kernels import Report, all_cells, print_report, run, run_check
+from xlstm_jax.evaluation.kernels.cell import Truth
 from xlstm_jax.kernels.mlstm import api as mlstm_api
 from xlstm_jax.kernels.mlstm.recurrent import recurrent
 from xlstm_jax.kernels.registry import Implementation, table
@@ -113,6 +116,23 @@ def test_halved_gradients_at_ties_are_found_in_the_scalar_memory(monkeypatch):
     assert of(report, "recurrent") == {"ties of the stabiliser": "ok"}
     (failed,) = report.failed
     assert (failed.tensor, failed.error) == ("dwx", pytest.approx(0.5, rel=1e-3))
+
+
+def test_of_cases_that_share_a_program_the_one_that_raises_has_failed_alone(monkeypatch):
+    cell = all_cells()["mlstm"]
+    first, second = next((a, b) for a, b in itertools.combinations(cell.cases, 2) if a.program == b.program)
+
+    def raising_at_first(cell, form, cases, *rest):
+        if first in cases:
+            raise FloatingPointError("here")
+        return [{} for _ in cases]
+
+    monkeypatch.setattr(run, "run_form", raising_at_first)
+    truths: Future = Future()
+    truths.set_result({(second.name, "float32"): Truth({}, {})})
+    task = run._Task(cell, "recurrent", "float32", (first, second))
+    findings = run._judge_task(task, 0, jax.devices()[0], truths)
+    assert [(f.case, f.verdict) for f in findings] == [(first.name, "failed"), (second.name, "ok")]
 
 
 def test_the_command_ends_with_the_verdict(monkeypatch, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xlstm_jax.machine import programs
-from xlstm_jax.machine.programs import SETTINGS, cache_folder, keep_programs, prune
+from xlstm_jax.machine.programs import LARGEST, SETTINGS, cache_folder, keep_programs, prune
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +26,13 @@ def test_the_folder_is_the_users_and_jax_is_told_of_it(tmp_path: Path) -> None:
     assert folder.parent == tmp_path / "caches" / "xlstm_jax"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(folder)
+    other = folder.with_name("programs-other")
+    other.mkdir()
+    (other / "old").touch()
+    os.truncate(other / "old", LARGEST + 1)
+    del os.environ["JAX_COMPILATION_CACHE_DIR"]
+    assert keep_programs() == folder
+    assert not list(other.iterdir())
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -53,10 +60,14 @@ def test_without_a_place_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_what_was_read_longest_ago_goes_first(tmp_path: Path) -> None:
+    folders = tmp_path / "programs-a", tmp_path / "programs-b"
+    for folder in folders:
+        folder.mkdir()
     for age in range(10):
-        (tmp_path / f"{age}").write_bytes(bytes(10))
-        os.utime(tmp_path / f"{age}", (1000 - age, 1000 - age))
-    prune(tmp_path, 100)
-    assert len(list(tmp_path.iterdir())) == 10
-    prune(tmp_path, 99)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
+        file = folders[age % 2] / f"{age}"
+        file.write_bytes(bytes(10))
+        os.utime(file, (1000 - age, 1000 - age))
+    prune(folders, 100)
+    assert len(list(tmp_path.glob("*/*"))) == 10
+    prune(folders, 99)
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["0", "1", "2", "3"]

@@ -146,6 +146,7 @@ def test_a_feedforward_can_keep_its_own_dtype_and_dropout():
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"num_blocks": 0}, "num_blocks is 0"),
         ({"embedding_dim": 16.0}, "embedding_dim is 16.0"),
+        ({"slstm_at": [0, 0]}, r"slstm_at is \[0, 0\], but must name each block once"),
         ({"slstm_at": [2]}, "slstm_at holds 2, but the blocks are numbered 0 to 1"),
         ({"slstm_at": [-1]}, "slstm_at holds -1"),
         ({"slstm_at": "some"}, "slstm_at is 'some'"),

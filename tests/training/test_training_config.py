@@ -9,6 +9,8 @@ import math
 import pytest
 
 from xlstm_jax.config import ConfigError, dumps
+from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 from xlstm_jax.presets import get_preset, preset_names, preset_summary
 from xlstm_jax.training.config import DataConfig, Experiment, OptimizerConfig, TrainingConfig, with_vocabulary
 
@@ -39,6 +41,18 @@ def test_every_preset_reads_back_equal_and_says_what_it_is(name: str) -> None:
         (lambda: TrainingConfig(batch_size=6, accumulate=4), "TrainingConfig.accumulate is 4", "divide batch_size = 6"),
         (lambda: DataConfig(validation_fraction=1), "DataConfig.validation_fraction is 1", "< 1"),
         (lambda: DataConfig(sources=()), "DataConfig.sources is empty", "DataConfig.store"),
+        (lambda: TrainingConfig(seed=10**20), "TrainingConfig.seed is 100000000000000000000", "< 2**63"),
+        (lambda: TrainingConfig(steps=3 * 10**9), "TrainingConfig.steps is 3000000000", "< 2**31"),
+        (lambda: TrainingConfig(eval_tokens=10**30), "TrainingConfig.eval_tokens is 1000", "< 2**63 or None"),
+        (lambda: xLSTMLMModelConfig(num_blocks=10**9), "num_blocks is 1000000000", "<= 10000"),
+        (lambda: xLSTMLMModelConfig(vocab_size=10**14), "vocab_size is 1000", "< 2**31 or -1"),
+        (lambda: LlamaConfig(context_length=10**12), "context_length is 1000000000000", "< 2**31"),
+        (lambda: DataConfig(vocab_size=10**23), "DataConfig.vocab_size is 1000", "< 2**31"),
+        (
+            lambda: Experiment(training=TrainingConfig(batch_size=10**8, seq_len=64)),
+            "training.batch_size is 100000000",
+            "must be < 33554432",
+        ),
         (lambda: Experiment(), "model.context_length is -1", "training.seq_len"),
     ],
 )

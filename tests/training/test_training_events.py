@@ -17,9 +17,9 @@ from rich.console import Console
 from training_helpers import Recorder, tiny_experiment, with_fields
 
 from xlstm_jax.data.store import open_store
-from xlstm_jax.runs.folder import RunFolder
+from xlstm_jax.runs.folder import RunFolder, TokenizerInfo
 from xlstm_jax.training.events import Ended, Event, Listeners, Saved, Scored, Started, Stepped
-from xlstm_jax.training.listeners.finish import openings
+from xlstm_jax.training.listeners.finish import openings, print_samples
 from xlstm_jax.training.listeners.metrics import MetricsFile
 from xlstm_jax.training.loop import Due, Loop, train
 from xlstm_jax.training.step import StepMetrics
@@ -49,6 +49,10 @@ def test_a_training_is_told_in_order_and_leaves_its_report(corpus: Path, store: 
     assert (report["step"], outcome.opened.step) == (8, 8)
     assert report["comparison"]["model"] == report["bits_per_byte"] > 0
     assert {"unigram", "gzip", "xz", "files"} <= set(report["comparison"])
+    console = Console(file=io.StringIO(), width=100)
+    outcome.opened.run.write_tokenizer_info(TokenizerInfo(stop_ids=tuple(range(320))))
+    print_samples(outcome.opened, console)
+    assert "\ndef \n\nmore of them" in console.file.getvalue()  # type: ignore[attr-defined]
     for part in ("step 8/8", "bits per byte on", "unigram bytes", "samples at temperature", "the run is in"):
         assert part in shown.getvalue()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -122,3 +124,27 @@ def test_a_signal_saves_and_says_how_to_go_on(
         finish(subprocess.Popen([*COMMAND, str(run)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         assert numbers(run) == numbers(whole)
         assert f"{run} is finished: it has made {STEPS} of {STEPS} steps" in finish(start(run, corpus))
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_saves(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "closed"
+    master, slave = pty.openpty()
+    # The first terminal that a session opens is its own: closed, it sends SIGHUP.
+    own = "import os, sys; os.open(os.ttyname(1), os.O_RDWR); from xlstm_jax.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", own, "train", "tiny", "--run", str(run), *FIELDS, "--sources", str(corpus)]
+    process = subprocess.Popen(
+        [*words, "--data.store", f"{run}.store", "--checkpoint_every", "0"],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), slave),
+        start_new_session=True,
+    )
+    os.close(slave)
+    with contextlib.suppress(OSError):  # the process has ended, which its code tells of
+        while lines(run) < 13:
+            os.read(master, 1 << 16)
+    os.close(master)
+    assert process.wait(timeout=120) == 129
+    saved = RunFolder(run).checkpoints(read_only=True).latest_step()
+    assert saved == lines(run)
+    assert saved is not None
+    assert 13 <= saved < STEPS

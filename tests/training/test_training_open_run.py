@@ -11,6 +11,7 @@ import pytest
 from training_helpers import tiny_experiment, with_fields
 
 from xlstm_jax.config import ConfigError
+from xlstm_jax.cost.memory import DeviceMemory
 from xlstm_jax.runs.errors import ConfigChangedError, NoCheckpointError
 from xlstm_jax.runs.folder import CONVERTED, RunFolder, with_config
 from xlstm_jax.training.config import Experiment
@@ -76,6 +77,24 @@ def test_facts_alone_refuse_in_one_sentence(
 ) -> None:
     with pytest.raises(error, match=says):
         agree(facts(**changes), with_fields(tiny_experiment(store="text"), "optimizer", **optimizer))
+
+
+def test_a_run_that_was_begun_with_a_wide_seed_goes_on_with_it_and_no_other_begins() -> None:
+    asked = tiny_experiment(store="text", seed=2**32)
+    begun = with_fields(with_fields(asked, "model", vocab_size=320), "data", fingerprint="f")
+    assert agree(facts(recorded=begun), asked).training.seed == 2**32
+    with pytest.raises(ConfigError, match=r"training\.seed is 4294967296, but must be < 2\*\*32"):
+        agree(facts(recorded=None), asked)
+
+
+def test_rows_that_the_machine_has_no_memory_for_are_refused_at_once(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "xlstm_jax.training.open_run.machine_memory", lambda: DeviceMemory("CPU", 4 * 16 * 15 - 1, None)
+    )
+    with pytest.raises(ConfigError, match=r"batch_size is 4, but .* takes 960 bytes, and this machine has 959 bytes"):
+        train(tmp_path / "run", tiny_experiment(store=store))
 
 
 def test_a_model_in_float64_is_refused_where_jax_would_make_float32_of_it(x64: None) -> None:

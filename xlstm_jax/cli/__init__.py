@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from xlstm_jax.machine.malloc import keep_freed_memory
 from xlstm_jax.machine.signals import EXIT_INTERRUPT, Interrupts
-from xlstm_jax.machine.streams import fill_closed, flush
+from xlstm_jax.machine.streams import fill_closed, flush, outlive_terminals
 
 VERBS = {
     "train": "train a model from a preset, or continue a run",
@@ -68,6 +68,8 @@ def _own_the_process(arguments: list[str]) -> None:
     """What holds for the whole process, so only where it is ours; and before anything starts JAX."""
     makes_folder = arguments[:1] in (["train"], ["convert"]) or arguments[:2] == ["data", "prepare"]
     fill_closed(output_matters=not makes_folder or bool({"-h", "--help"} & set(arguments)))
+    if makes_folder:
+        outlive_terminals()
     if arguments[:1] and arguments[0] in TRAINING_VERBS:
         keep_freed_memory()
     if arguments[:1] and arguments[0] in COMPILING_VERBS:
@@ -122,6 +124,8 @@ def explain(error: Exception) -> str | None:
                 f"fewer prompts or --max-tokens in generation ({what})"
             )
         return f"the device failed: {what}"
+    if isinstance(error, MemoryError):
+        return f"this machine has too little memory{f' ({error})' if str(error) else ''}; smaller sizes need less"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'reading or writing failed'}: {error.strerror}"
     return None

@@ -107,11 +107,10 @@ def experiment_of(model: LanguageModelConfig, tokenizer: str) -> Experiment:
 
 
 def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> None:
-    from xlstm_jax.data.tokenizers import load_tokenizer
     from xlstm_jax.hub.card import model_card
     from xlstm_jax.hub.folders import parse_size, write_huggingface, written_as
     from xlstm_jax.hub.kept import Kept
-    from xlstm_jax.inference.run import model_config, read_params
+    from xlstm_jax.inference.run import model_config, read_params, read_tokenizer
     from xlstm_jax.runs.folder import RunFolder
 
     shard_bytes = parse_size(arguments.shard_size)
@@ -120,7 +119,7 @@ def _to_huggingface(source: Path, out: Path, arguments: argparse.Namespace) -> N
     config, kept = model_config(folder), Kept.read(folder.huggingface_dir)
     format, _ = written_as(config, kept.record, arguments.weight_mode, arguments.format)
     step, params = read_params(folder, config, arguments.step, lambda sentence: _say(f"note: {sentence}"))
-    tokenizer = load_tokenizer(folder.tokenizer_dir) if folder.tokenizer_dir.is_dir() else None
+    tokenizer = read_tokenizer(folder, config)
     write_huggingface(
         out,
         config,

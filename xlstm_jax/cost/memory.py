@@ -28,7 +28,7 @@ def device_memory() -> DeviceMemory:
 
     JAX's own back ends are not started, so that a GPU in use is left alone.
     """
-    return _gpu() or _cpu()
+    return _gpu() or machine_memory()
 
 
 def _gpu() -> DeviceMemory | None:
@@ -57,7 +57,8 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _cpu() -> DeviceMemory:
+def machine_memory() -> DeviceMemory:
+    """The memory of the processor, in a container its share."""
     name = f"CPU ({platform.machine()}, {usable_cores()} cores)"
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xlstm_jax.config import ConfigError, from_json
 from xlstm_jax.models.language_model import LanguageModelConfig, build_model
+from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder
 
 _TRANSFORMERS = """```python
@@ -56,12 +58,16 @@ def model_card(folder: RunFolder, name: str, format: str, config: LanguageModelC
     """
     run, own = folder.read_config_json(), not folder.converted
     title, code = _HOW.get(format, ("", ""))
-    prompt = next(iter((run.get("training") or {}).get("sample_prompts") or ()), "The ")
+    try:
+        training = _training(run, step) if own else {}
+        prompt = next(iter(_field(run, "training", "sample_prompts", tuple[str, ...]) or ()), "The ")
+    except ConfigError as error:
+        raise DamagedRunError(f"{folder.config_path} cannot be used: {error}") from error
     sections = [
         f"A language model of {build_model(config).param_count:,} parameters, "
         f"{'trained' if own else 'converted'} with xlstm-jax.",
         _section("Model", _table(_model(config))),
-        _section("Training", _table(_training(run, step))) if own else "",
+        _section("Training", _table(training)),
         _section("Results", _results(folder, step)),
         _section("Use", f"{title}\n\n{code.format(name=name, prompt=prompt)}" if title else ""),
         f"With xlstm-jax:\n\n```\nxlstm convert {name} my-run\nxlstm generate my-run --prompt {prompt!r}\n```",
@@ -91,18 +97,25 @@ def _model(config: LanguageModelConfig) -> dict[str, Any]:
 
 
 def _training(run: Mapping[str, Any], step: int) -> dict[str, Any]:
-    data, training, optimizer = (run.get(name) or {} for name in ("data", "training", "optimizer"))
-    length = training.get("seq_len") or run["model"].get("context_length")
-    sources = list(data.get("mixture") or data.get("sources") or ()) or [data.get("store")]
+    length = _field(run, "training", "seq_len", int) or run["model"].get("context_length")
+    batch_size, store = _field(run, "training", "batch_size", int), _field(run, "data", "store", str)
+    mixture, sources = _field(run, "data", "mixture", dict), _field(run, "data", "sources", tuple[str, ...])
+    texts = list(mixture or sources or ()) or [store]
     facts = {
-        "text": ", ".join(f"`{Path(source).name or source}`" for source in sources if source),
-        "tokenizer": data.get("tokenizer"),
+        "text": ", ".join(f"`{Path(text).name or text}`" for text in texts if text),
+        "tokenizer": _field(run, "data", "tokenizer", str),
         "steps": step,
-        "tokens a step": training["batch_size"] * length if "batch_size" in training and length else None,
-        "optimizer": optimizer.get("name"),
-        "learning rate": optimizer.get("lr"),
+        "tokens a step": batch_size * length if batch_size and length else None,
+        "optimizer": _field(run, "optimizer", "name", str),
+        "learning rate": _field(run, "optimizer", "lr", float),
     }
     return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _field(run: Mapping[str, Any], part: str, name: str, kind: Any) -> Any:
+    """A field of a part of a run's config as a value of that kind; None if it is not there, or null."""
+    fields = from_json(dict[str, Any] | None, run.get(part), part)  # type: ignore[arg-type]
+    return from_json(kind | None, (fields or {}).get(name), f"{part}.{name}")
 
 
 def _results(folder: RunFolder, step: int) -> str:

@@ -44,7 +44,7 @@ class Record:
         Raises:
             WeightsError, ConfigError: if it is damaged.
         """
-        data = read_json_object(path, WeightsError) if path.is_file() else {}
+        data = read_json_object(path, WeightsError) if path.exists() else {}
         data.pop("opening_id", None)  # once here, now in the run's tokenizer_info.json
         return from_json(cls, data, str(path))
 
@@ -68,6 +68,9 @@ class Kept:
         files = carried_files(folder)
         if (folder / TOKENIZER_FILE).is_file():
             files[TOKENIZER_FILE] = (folder / TOKENIZER_FILE).read_bytes()
+        for name in files:
+            if name.endswith(".json"):
+                read_json_object(folder / name, WeightsError)
         return cls(files, Record.read(folder / RECORD_FILE))
 
     def write(self, folder: Path) -> None:
@@ -87,7 +90,7 @@ class Kept:
 def carried_files(folder: Path, tokenizer: bool = True) -> dict[str, bytes]:
     """The content of the small files that come along, by name; `tokenizer`: also of those around the tokenizer."""
     names = [name for name in CARRIED if tokenizer or name not in OF_TOKENIZER]
-    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
 
 
 def json_bytes(data: Mapping[str, Any]) -> bytes:

@@ -141,10 +141,15 @@ def load(
     """
     folder = RunFolder.open(path)
     config = model_config(folder)
-    tokenizer = _tokenizer(folder, config)
+    tokenizer, info = read_tokenizer(folder, config), folder.read_tokenizer_info()
+    if info.bos_id is not None and info.bos_id >= config.vocab_size:
+        raise DamagedRunError(
+            f"{folder.tokenizer_info_path} cannot be used: bos_id is {info.bos_id}, but the model knows "
+            f"{config.vocab_size} tokens only"
+        )
     placement = ONE_DEVICE if mesh is None else placement_of(with_mesh(config.parallel, mesh))
     found, params = read_params(folder, config, step, say, placement)
-    return Run(folder.path, found, build_model(config), params, tokenizer, folder.read_tokenizer_info())
+    return Run(folder.path, found, build_model(config), params, tokenizer, info)
 
 
 def read_params(
@@ -191,8 +196,13 @@ def model_config(folder: RunFolder) -> LanguageModelConfig:
         raise DamagedRunError(f"{folder.config_path} cannot be used: {error}") from error
 
 
-def _tokenizer(folder: RunFolder, config: LanguageModelConfig) -> Tokenizer | None:
-    if not folder.tokenizer_dir.is_dir():
+def read_tokenizer(folder: RunFolder, config: LanguageModelConfig) -> Tokenizer | None:
+    """The run's tokenizer; None where none came with weights from elsewhere.
+
+    Raises:
+        DamagedRunError, TokenizerError: if it is missing, damaged or too large for the model.
+    """
+    if not folder.tokenizer_dir.exists():
         if folder.huggingface_dir.is_dir():
             return None
         raise DamagedRunError(f"{folder} has no tokenizer: {folder.tokenizer_dir} is missing")

@@ -21,6 +21,7 @@ from xlstm_jax.config import (
     ConfigError,
     NonNegativeFloat,
     NonNegativeInt,
+    Seed,
     near_miss,
     public_fields,
 )
@@ -60,7 +61,7 @@ class Sampling(Config):
     """Choose among so many most likely tokens."""
     top_p: Annotated[float, Above(0), AtMost(1)] | None = None
     """Choose among the fewest most likely tokens whose probabilities, after temperature and top-k, sum to this."""
-    seed: Annotated[int, AtLeast(0), Below(2**32)] = 0
+    seed: Seed = 0
     """Fixes all random choices."""
     stop: Sequence[str] | None = ()
     """Texts that end a row; they are not part of what comes out. None for none."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import platform
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 LARGEST = 1 << 30
-"""Bytes that the programs may take; those that were used longest ago go first."""
+"""Bytes that the programs may take, of all processors together; those that were used longest ago go first."""
 
 SETTINGS = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 """JAX's own: whoever sets one of them has decided."""
@@ -30,7 +32,7 @@ def keep_programs() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK) or folder.stat().st_uid != os.getuid():
             return None
-        prune(folder, LARGEST)
+        prune(folder.parent.glob("programs-*"), LARGEST)
     except (OSError, RuntimeError):
         return None
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
@@ -63,10 +65,10 @@ def _processor() -> str:
     return "\n".join([platform.system(), platform.machine(), *sorted(set(lines or [described]))])
 
 
-def prune(folder: Path, largest: int) -> None:
-    """Remove the files that were read longest ago, until the others are half as large as allowed."""
+def prune(folders: Iterable[Path], largest: int) -> None:
+    """Remove the files of folders that were read longest ago, until the others are half as large as allowed."""
     found = []
-    for entry in os.scandir(folder):
+    for entry in itertools.chain.from_iterable(map(os.scandir, folders)):
         if entry.is_file(follow_symlinks=False):
             status = entry.stat(follow_symlinks=False)
             found.append((max(status.st_atime, status.st_mtime), status.st_size, entry.path))

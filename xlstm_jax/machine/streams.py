@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def fill_closed(*, output_matters: bool) -> None:
@@ -23,6 +25,30 @@ def fill_closed(*, output_matters: bool) -> None:
             os.set_inheritable(number, True)
             if name != "stdin":
                 setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", errors="replace", closefd=False))
+
+
+class Terminal(io.FileIO):
+    """A terminal that may be closed while it is written to: it takes what is written then, and shows it nowhere."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return memoryview(data).nbytes
+
+
+def outlive_terminals() -> None:
+    """Let standard output and error be `Terminal`s where they are terminals: who closes the window sends SIGHUP, and
+    to print before it has come, or while it is obeyed, must not fail."""
+    for name in ("stdout", "stderr"):
+        stream: TextIO = getattr(sys, name)
+        if stream.isatty():
+            stream.flush()
+            raw = io.BufferedWriter(Terminal(stream.fileno(), "w", closefd=False))
+            made = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
+            setattr(sys, name, made)
 
 
 def flush(stream: TextIO, name: str) -> None:

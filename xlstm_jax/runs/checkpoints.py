@@ -399,6 +399,8 @@ def _entries(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except FileNotFoundError:
         return []
+    except NotADirectoryError:
+        raise CheckpointError(f"{folder} is a file, but must be the folder of the checkpoints") from None
 
 
 def _complete(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from xlstm_jax.config import ConfigError, dumps, from_json, to_json
+from xlstm_jax.config import Config, ConfigError, NonNegativeInt, dumps, from_json, to_json
 from xlstm_jax.files import Lock, appearing_folder, copy_folder, read_json_object, write_atomic, write_json
 from xlstm_jax.machine.environment import environment_changes, installed_version, present_environment
 from xlstm_jax.runs.checkpoints import Checkpoints
@@ -49,12 +49,12 @@ CONVERTED = "converted"
 
 
 @dataclass(frozen=True)
-class TokenizerInfo:
+class TokenizerInfo(Config):
     """The special tokens of a run's model. Published models have such; ours go by the EOD alone."""
 
-    bos_id: int | None = None
+    bos_id: NonNegativeInt | None = None
     """Opens every text; None: the EOD of the tokenizer."""
-    stop_ids: tuple[int, ...] = ()
+    stop_ids: tuple[NonNegativeInt, ...] = ()
     """End a text, as the EOD does."""
 
 
@@ -207,6 +207,8 @@ class RunFolder:
             report = read_json_object(self.report_path, DamagedRunError)
         except (OSError, DamagedRunError):
             return None
+        if not isinstance(report.get("comparison", {}), dict):
+            return None
         return report if step is None or report.get("step") == step else None
 
     # -- environment --------------------------------------------------------------------------------------------------
@@ -257,13 +259,13 @@ class RunFolder:
         """
         path, before = self.tokenizer_info_path, self.huggingface_dir / "format.json"
         try:
-            if path.is_file():
+            if path.exists():
                 return from_json(TokenizerInfo, read_json_object(path, DamagedRunError), "tokenizer_info")
             # Where converted runs had it before.
             data = read_json_object(before, DamagedRunError) if before.is_file() else {}
             return from_json(TokenizerInfo, {"bos_id": data.get("opening_id")}, "tokenizer_info")
         except ConfigError as error:
-            raise DamagedRunError(f"{path if path.is_file() else before} cannot be used: {error}") from error
+            raise DamagedRunError(f"{path if path.exists() else before} cannot be used: {error}") from error
 
     # -- what grows ---------------------------------------------------------------------------------------------------
 

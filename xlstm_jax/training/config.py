@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from xlstm_jax.config import AtLeast, Config, ConfigError, NonNegativeInt, PositiveInt, to_json
+from xlstm_jax.config import (
+    AnyNonNegativeInt,
+    AnyPositiveInt,
+    AtLeast,
+    Below,
+    Config,
+    ConfigError,
+    PositiveInt,
+    to_json,
+)
 from xlstm_jax.data.prepare import PrepareConfig
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
@@ -26,9 +35,9 @@ class DataConfig(PrepareConfig):
 
     tokenizer: str = "bpe"
     """`bytes`, `bpe` (trained on the sources) or the path of a tokenizer.json."""
-    vocab_size: Annotated[int, AtLeast(257)] = 4096
+    vocab_size: Annotated[int, AtLeast(257), Below(2**31)] = 4096
     """Size of the vocabulary that `bpe` trains; other tokenizers bring their own."""
-    seed: NonNegativeInt = 0
+    seed: AnyNonNegativeInt = 0
     """Fixes the order of the documents. Which are held out does not depend on it."""
     sources: tuple[str, ...] = ("stdlib",)
     """Files, folders or globs; `stdlib` stands for the sources of the running Python's standard library."""
@@ -103,16 +112,16 @@ class TrainingConfig(Config):
     """Tokens in a row; the model's `context_length` if not given."""
     accumulate: PositiveInt = 1
     """Micro-batches that a step's rows are cut into; the result is that of the whole batch, with less memory."""
-    seed: NonNegativeInt = 0
-    """Fixes the initial parameters, the order of the rows and the dropout."""
-    eval_every: NonNegativeInt = 100
+    seed: Annotated[int, AtLeast(0), Below(2**63)] = 0
+    """Fixes the initial parameters, the order of the rows and the dropout; < 2**32 where a run begins."""
+    eval_every: AnyNonNegativeInt = 100
     """Steps between two evals on the held-out text; 0 for one at the end alone."""
-    eval_tokens: PositiveInt | None = 65536
+    eval_tokens: Annotated[int, AtLeast(1), Below(2**63)] | None = 65536
     """Held-out tokens to read (whole documents) on the way; all of them if not given. The end reads all."""
-    checkpoint_every: NonNegativeInt = 200
+    checkpoint_every: AnyNonNegativeInt = 200
     """Steps between two checkpoints; the last step always makes one. 0 for the last one alone."""
-    keep_checkpoints: PositiveInt = 2
-    log_every: PositiveInt = 10
+    keep_checkpoints: AnyPositiveInt = 2
+    log_every: AnyPositiveInt = 10
     """Steps between two lines when the output is not a terminal; metrics.jsonl has every step."""
     sample_prompts: tuple[str, ...] | None = ()
     """Prompts that the trained model continues when training ends; the first words of held-out documents if null."""
@@ -140,6 +149,11 @@ class Experiment(Config):
             raise ConfigError(
                 f"model.context_length is {self.model.context_length!r}, but must be a whole number >= 1 "
                 "(or give training.seq_len)"
+            )
+        if self.training.batch_size * self.seq_len >= 2**31:
+            raise ConfigError(
+                f"training.batch_size is {self.training.batch_size}, but in rows of {self.seq_len} tokens must be < "
+                f"{-(-(2**31) // self.seq_len)}: the tokens of a step are counted in 32 bits"
             )
         warmup, cooldown, steps = self.optimizer.warmup_steps, self.optimizer.cooldown_steps, self.training.steps
         if warmup > steps:

@@ -17,6 +17,7 @@ import jax
 from rich.console import Console
 
 from xlstm_jax.data.store import Batch, Loader, Prefetcher
+from xlstm_jax.files import remove_temporaries
 from xlstm_jax.machine.peak import matmul_peak
 from xlstm_jax.machine.progress import Waiting, clock
 from xlstm_jax.machine.signals import StopRequest
@@ -66,6 +67,7 @@ def train(
     told = Listeners(run_listeners(str(run), experiment.training.log_every, console), listeners)
     with run.lock() as lock:
         try:
+            remove_temporaries(run.path)
             opened = open_run(run, experiment, told.say, waiting)
             outcome = _train(opened, told, console, lock.check)
         except BaseException as error:

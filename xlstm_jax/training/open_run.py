@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 
+from xlstm_jax.config import ConfigError
+from xlstm_jax.cost.memory import machine_memory
 from xlstm_jax.data.store import TOKENIZER_FOLDER, TokenStore
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from xlstm_jax.distributed.placement import Placement
@@ -51,6 +53,10 @@ devices it runs on."""
 CONFIG_MAY_DIFFER = (*MAY_CHANGE, "data.fingerprint")
 """What config.json may say otherwise than the newest checkpoint: a copy learns its store's fingerprint when it is first
 trained, and a fingerprint is compared with the store's."""
+
+LOADER_BYTES = 15
+"""A token of a batch takes while it is read: three times 32 bits, for what was read, the inputs and the targets, and
+three masks."""
 
 Say = Callable[[str], None]
 
@@ -129,6 +135,12 @@ def agree(facts: Facts, experiment: Experiment) -> Experiment:
     place(experiment)
     for span in spans(experiment.model):  # a model that cannot be built is refused before a text is prepared for it
         experiment.model.block_config(span[0])
+    if facts.recorded is None and experiment.training.seed >= 2**32:
+        # A run that was begun with such a seed goes on with what JAX made of it.
+        raise ConfigError(
+            f"training.seed is {experiment.training.seed}, but must be < 2**32: JAX takes the last 32 bits of it, "
+            f"{experiment.training.seed % 2**32}"
+        )
     if facts.converted:
         raise TrainingError(
             f"{run} holds weights that were trained elsewhere, and stays as it is; train a copy of it on a text of "
@@ -181,6 +193,7 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting:
     Raises:
         as `open_run`, where the store, the disk or the checkpoints are against it.
     """
+    _check_rows(experiment)
     store = open_or_prepare(experiment, say, run, waiting)
     experiment = agree_on_store(facts, experiment, store)
     if not store.split("validation").num_documents:
@@ -224,8 +237,7 @@ def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool
 
 def is_finished(run: RunFolder, experiment: Experiment) -> bool:
     """Whether a run has made all its steps and its text is not here any more, so that there is nothing to be done."""
-    facts = inspect(run)
-    if not facts.has_checkpoint or facts.converted:
+    if not run.exists or not (facts := inspect(run)).has_checkpoint or facts.converted:
         return False
     experiment = agree(facts, experiment)
     steps = run.checkpoints(read_only=True).steps()
@@ -274,6 +286,16 @@ def tell_of_rise(experiment: Experiment, recorded: Experiment, step: int, say: S
         say(
             f"note: the learning rate follows a schedule of {steps} steps now, not of {before}: with step {step + 1} "
             f"it goes from {rate(step - 1):.2e} to {now:.2e}"
+        )
+
+
+def _check_rows(experiment: Experiment) -> None:
+    training, total = experiment.training, machine_memory().total
+    needed = LOADER_BYTES * training.batch_size * experiment.seq_len
+    if total is not None and needed > total:
+        raise ConfigError(
+            f"training.batch_size is {training.batch_size}, but to read rows of {experiment.seq_len} tokens so many at "
+            f"a time takes {bytes_in_words(needed)}, and this machine has {bytes_in_words(total)} of memory"
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from xlstm_jax.config import AtLeast, Below, Config, ConfigError, PositiveInt, near_miss, to_json
+from xlstm_jax.config import AnyPositiveInt, AtLeast, Below, Config, ConfigError, near_miss, to_json
 from xlstm_jax.data.prepare.formats import formats
 
 AUTO = "auto"
@@ -24,7 +24,7 @@ class PrepareConfig(Config):
 
     tokenizer: str = "bytes"
     """`bytes`, `bpe` (trained on the training split) or the path of a tokenizer.json."""
-    vocab_size: Annotated[int, AtLeast(257)] | None = None
+    vocab_size: Annotated[int, AtLeast(257), Below(2**31)] | None = None
     """Ids of a trained `bpe`, end-of-document included; 8192 if not given. Other tokenizers bring their own."""
     eod: str | None = None
     """The token of a tokenizer.json that ends documents, if it is not evident."""
@@ -48,9 +48,9 @@ class PrepareConfig(Config):
     is not learnt from."""
     seed: int = 0
     """Fixes the order of the documents. Which are held out does not depend on it."""
-    training_bytes: PositiveInt = 1 << 30
+    training_bytes: AnyPositiveInt = 1 << 30
     """Bytes of the documents (chosen by hash) that a `bpe` is trained on at most."""
-    shard_tokens: PositiveInt = 1 << 26
+    shard_tokens: AnyPositiveInt = 1 << 26
     """Tokens after which a file of the store ends, with the document at hand."""
 
     def __post_init__(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from xlstm_jax.data.errors import TokenizerError, reason
 from xlstm_jax.data.tokenizers.base import INFO_FILE, TOKENIZER_FILE, Tokenizer
 from xlstm_jax.data.tokenizers.byte_level import ByteLevelTokenizer
 from xlstm_jax.data.tokenizers.bytes import ByteTokenizer
+from xlstm_jax.files import read_json_object
 
 
 def load_tokenizer(path: str | Path, *, eod: str | None = None, drop_normalizer: bool = False) -> Tokenizer:
@@ -38,9 +38,9 @@ def load_tokenizer(path: str | Path, *, eod: str | None = None, drop_normalizer:
 def _load_saved(folder: Path) -> Tokenizer:
     info_path = folder / INFO_FILE
     try:
-        info = json.loads(info_path.read_text("utf-8"))
+        info = read_json_object(info_path, TokenizerError)
         kind, fingerprint = info["kind"], info["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except KeyError as error:
         raise TokenizerError(f"{info_path} is damaged: {reason(error)}") from error
     if kind == ByteTokenizer.kind:
         tokenizer: Tokenizer = ByteTokenizer()

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -170,6 +170,9 @@ def _judge_task(task: _Task, seed: int, device: jax.Device, truths: Future) -> l
         try:
             results = run_form(cell, task.form, cases, problems, task.dtype, device.platform)
         except Exception as error:
+            if len(cases) > 1:  # each by itself tells which of them it is
+                alone = [replace(task, cases=(case,)) for case in cases]
+                return [finding for one in alone for finding in _judge_task(one, seed, device, truths)]
             # Whatever it is, it is the finding.
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             return [Finding(cell.title, task.form, c.name, task.dtype, "failed", reason=reason) for c in cases]

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from xlstm_jax.config import (
-    AtLeast,
-    Below,
     Config,
     ConfigError,
     NonNegativeFloat,
     OneOf,
     PositiveFloat,
     PositiveInt,
+    Seed,
     Share,
 )
 from xlstm_jax.data.store import Batch
@@ -57,7 +56,7 @@ class SyntheticConfig(Config):
     """Learning rate of the last step by that of the peak."""
     betas: tuple[float, float] = (0.9, 0.99)
     grad_clip_norm: float | None = 1.0
-    seed: Annotated[int, AtLeast(0), Below(2**63)] = 0
+    seed: Seed = 0
     """Fixes the initial parameters and all rows."""
     train_lengths: tuple[int, int] = (3, 40)
     short_length: PositiveInt = 10

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, PositiveFloat, PositiveInt
+from xlstm_jax.config import ConfigError, Depth, DropoutRate, PositiveFloat, PositiveInt, SizeOrUnset
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.init import InitDistribution
 
@@ -19,10 +19,10 @@ class LlamaConfig(SubModelConfig):
     """
 
     embedding_dim: PositiveInt = 768
-    num_blocks: PositiveInt = 12
+    num_blocks: Depth = 12
     vocab_size: PositiveInt | Literal[-1] = -1
     """Number of tokens; must be set to build the model."""
-    context_length: Annotated[int, AtLeast(-1)] = -1
+    context_length: SizeOrUnset = -1
     """Length of training sequences, and of the key-value cache where no other length is asked for."""
     head_dim: PositiveInt = 128
     """Size of a head; must divide embedding_dim, and be even for the rotary positions."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from xlstm_jax.config import AtLeast, ConfigError, DropoutRate, PositiveFloat, PositiveInt
+from xlstm_jax.config import ConfigError, Depth, DropoutRate, PositiveFloat, PositiveInt, SizeOrUnset
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, remembered
 from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.shared.init import InitDistribution
@@ -24,9 +24,9 @@ class xLSTMBlockStackConfig(SubModelConfig):
     """The mLSTM blocks; None makes every block an sLSTM block."""
     slstm_block: sLSTMBlockConfig | None = None
     """The sLSTM blocks, which stand at `slstm_at`."""
-    context_length: Annotated[int, AtLeast(-1)] = -1
+    context_length: SizeOrUnset = -1
     """Length of training sequences; never a limit."""
-    num_blocks: PositiveInt = 1
+    num_blocks: Depth = 1
     embedding_dim: PositiveInt = 128
     add_post_blocks_norm: bool = True
     """Normalise the output of the last block."""
@@ -82,7 +82,7 @@ class xLSTMBlockStackConfig(SubModelConfig):
         The first kind that is not None fills the stack, the others stand at their places.
 
         Raises:
-            ConfigError: if `slstm_at` names a block that the stack does not have.
+            ConfigError: if `slstm_at` names a block that the stack does not have, or one twice.
         """
         own, numbers = self._own_kinds(), {name: number for number, name in enumerate(KINDS)}
         base = next((name for name in own if getattr(self, f"{name}_block") is not None), "slstm")
@@ -100,6 +100,8 @@ class xLSTMBlockStackConfig(SubModelConfig):
                         f"{field} holds {place!r}, but the blocks are numbered 0 to {self.num_blocks - 1}"
                     )
                 blocks[place] = numbers[name]
+            if len(set(places)) < len(places):
+                raise ConfigError(f"{field} is {places!r}, but must name each block once")
         return ",".join(map(str, blocks))
 
     @remembered

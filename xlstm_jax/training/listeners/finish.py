@@ -11,7 +11,8 @@ from rich.text import Text
 
 from xlstm_jax.data.store import HeldoutBatch, Split
 from xlstm_jax.files import write_atomic
-from xlstm_jax.inference.generate import generate_text
+from xlstm_jax.inference.generate import Generator, checked_prompts
+from xlstm_jax.inference.sampling import Sampling
 from xlstm_jax.machine.progress import Progress, clock
 from xlstm_jax.report.table import Comparison, compare, print_comparison
 from xlstm_jax.scoring.heldout import HeldOut
@@ -87,13 +88,10 @@ def print_samples(opened: OpenRun, console: Console) -> None:
     if not prompts:
         return
     with clock("making samples", console, terminal_only=True):
-        texts = generate_text(
-            opened.model,
-            opened.state.params,
-            opened.store.tokenizer,
-            prompts,
-            max_tokens=SAMPLE_TOKENS,
-            temperature=SAMPLE_TEMPERATURE,
+        info = opened.run.read_tokenizer_info()  # of a fork of weights from elsewhere
+        generator = Generator(opened.model, opened.state.params, opened.store.tokenizer, info.bos_id, info.stop_ids)
+        texts = generator.generate(
+            checked_prompts(prompts), Sampling(max_tokens=SAMPLE_TOKENS, temperature=SAMPLE_TEMPERATURE)
         )
     console.print(f"samples at temperature {SAMPLE_TEMPERATURE}:")
     for prompt, text in zip(prompts, texts, strict=True):

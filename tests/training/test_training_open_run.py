@@ -11,7 +11,7 @@ import pytest
 from training_helpers import tiny_experiment, with_fields
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.cost.memory import DeviceMemory
+from xlstm_jax.machine.memory import DeviceMemory
 from xlstm_jax.runs.errors import ConfigChangedError, NoCheckpointError
 from xlstm_jax.runs.folder import CONVERTED, RunFolder, with_config
 from xlstm_jax.training.config import Experiment

@@ -12,9 +12,9 @@ import pytest
 
 from xlstm_jax.config import ConfigError
 from xlstm_jax.cost.exchanges import CHIPS, Exchange, exchanges, seconds
-from xlstm_jax.cost.memory import device_memory
 from xlstm_jax.cost.plan import plan, with_known_vocabulary
 from xlstm_jax.distributed.mesh import with_mesh
+from xlstm_jax.machine.memory import device_memory
 from xlstm_jax.models.language_model import build_model
 from xlstm_jax.presets import get_preset, preset_names
 from xlstm_jax.training.build import build, fresh_state

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from xlstm_jax.cost.exchanges import EFFICIENCY, Chip, Exchange, exchanges, seconds
-from xlstm_jax.cost.memory import DeviceMemory, device_memory
 from xlstm_jax.data.store import INDEX_FILE, Batch, open_store
 from xlstm_jax.data.tokenizers import load_tokenizer
 from xlstm_jax.distributed.mesh import axes_of
 from xlstm_jax.distributed.placement import Placement
+from xlstm_jax.machine.memory import DeviceMemory, device_memory
 from xlstm_jax.models.parameters import Leaf, describe
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, with_vocabulary

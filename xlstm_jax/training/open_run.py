@@ -13,11 +13,11 @@ from pathlib import Path
 import jax
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.cost.memory import machine_memory
 from xlstm_jax.data.store import TOKENIZER_FOLDER, TokenStore
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from xlstm_jax.distributed.placement import Placement
 from xlstm_jax.files import bytes_in_words
+from xlstm_jax.machine.memory import machine_memory
 from xlstm_jax.machine.progress import Waiting, silently
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.models.stack import spans

@@ -89,6 +89,11 @@ class Placement:
 
         return jax.tree.map(laid_out, shapes)
 
+    @property
+    def machines(self) -> int:
+        """How many times as fast as one device all of them are; simulated ones share the processor."""
+        return 1 if self.mesh is None or jax.default_backend() == "cpu" else self.mesh.size
+
     def in_words(self) -> str:
         """The axes that part something: "dp 4 x tp 2"."""
         return "one device" if self.mesh is None else axes_of(self.mesh).in_words()

@@ -24,6 +24,7 @@ _NAMES = {
     "platform": "the device platform",
     "device_kind": "the device kind",
     "device_count": "the number of devices",
+    "mesh": "the mesh",
     "x64": "jax_enable_x64",
     "matmul_precision": "jax_default_matmul_precision",
     "python": "Python",
@@ -32,7 +33,11 @@ _NAMES = {
 }
 
 
-def present_environment() -> dict[str, Any]:
+ONE_DEVICE = "one device"
+"""What a mesh of one device is called."""
+
+
+def present_environment(mesh: str = ONE_DEVICE) -> dict[str, Any]:
     """The record of this process, as JSON values. Starts JAX's back end if that has not happened yet."""
     import jax
 
@@ -48,6 +53,7 @@ def present_environment() -> dict[str, Any]:
         "platform": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
+        "mesh": mesh,
         "x64": bool(settings.jax_enable_x64),
         "matmul_precision": settings.jax_default_matmul_precision,
         "python": platform.python_version(),

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from xlstm_jax.config import Config, ConfigError, NonNegativeInt, dumps, from_json, to_json
 from xlstm_jax.files import Lock, appearing_folder, copy_folder, read_json_object, write_atomic, write_json
-from xlstm_jax.machine.environment import environment_changes, installed_version, present_environment
+from xlstm_jax.machine.environment import ONE_DEVICE, environment_changes, installed_version, present_environment
 from xlstm_jax.runs.checkpoints import Checkpoints
 from xlstm_jax.runs.difference import refuse_another_config
 from xlstm_jax.runs.errors import (
@@ -213,13 +213,15 @@ class RunFolder:
 
     # -- environment --------------------------------------------------------------------------------------------------
 
-    def write_environment(self, environment: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Record the environment (the present one if None)."""
-        record = dict(present_environment() if environment is None else environment)
+    def write_environment(
+        self, environment: Mapping[str, Any] | None = None, *, mesh: str = ONE_DEVICE
+    ) -> dict[str, Any]:
+        """Record the environment (the present one if None, with this mesh)."""
+        record = dict(present_environment(mesh) if environment is None else environment)
         write_json(self.environment_path, record, indent=2)
         return record
 
-    def environment_changes(self) -> list[str]:
+    def environment_changes(self, mesh: str = ONE_DEVICE) -> list[str]:
         """What differs from the recorded environment, a sentence each; empty if nothing was recorded.
 
         Raises:
@@ -228,7 +230,7 @@ class RunFolder:
         if not self.environment_path.is_file():
             return []
         recorded = read_json_object(self.environment_path, DamagedRunError)
-        return environment_changes(recorded, present_environment())
+        return environment_changes(recorded, present_environment(mesh))
 
     # -- tokenizer ----------------------------------------------------------------------------------------------------
 

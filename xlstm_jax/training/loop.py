@@ -111,10 +111,10 @@ def _train(opened: OpenRun, told: Listeners, console: Console, check: Callable[[
         read = functools.partial(loader, step)
         return opened.placement.rows(read, training.batch_size, experiment.seq_len, micro)
 
-    with opened.checkpoints, opened.placement.active():
+    with opened.checkpoints:
         step_function = _compiled(opened, load(opened.step), told.say, waiting)
         with waiting("measuring the speed of this machine", terminal_only=True):
-            peak = matmul_peak(experiment.model.dtype)
+            peak = matmul_peak(experiment.model.dtype) * opened.placement.machines
         measures = functools.partial(
             speed,
             tokens=training.batch_size * experiment.seq_len,
@@ -339,7 +339,7 @@ def _compiled(opened: OpenRun, rows: Batch, say: Callable[[str], None], waiting:
         parallel=opened.placement.parallel if opened.placement.mesh is not None else None,
     )
     start = time.perf_counter()
-    with waiting("compiling the training step"):
+    with waiting("compiling the training step"), opened.placement.active():
         compiled = step_function.lower(opened.state, rows).compile()  # type: ignore[attr-defined]
     say(
         f"{opened.model.param_count:,} parameters, {training.batch_size} x {opened.experiment.seq_len} tokens a step"

@@ -200,6 +200,8 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting:
         say("note: the store holds no validation documents, so nothing is scored on held-out text")
     model, optimizer = build(experiment)
     placement = place(experiment)
+    if placement.mesh is None and jax.device_count() > 1:
+        say(f"note: one of {jax.device_count()} devices is used; --mesh dp={jax.device_count()} uses all of them")
     checkpoints = run.checkpoints(keep=experiment.training.keep_checkpoints, say=say)
     target = placed(placement, model, jax.eval_shape(lambda: fresh_state(model, optimizer, experiment)))
     if (checkpoints.latest_step() or 0) < experiment.training.steps:
@@ -210,7 +212,7 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting:
             step, saved, extra = checkpoints.restore(target._asdict())
         run.check_config(step, extra, CONFIG_MAY_DIFFER)
         state, tokens_seen = TrainState(**saved), extra["tokens_seen"]
-        _announce_changes(run, say)
+        _announce_changes(run, placement, say)
         if facts.recorded is not None:
             experiment = _with_steps(experiment, facts.recorded, step, say)
     else:
@@ -219,7 +221,7 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting:
             draw = jax.jit(lambda: fresh_state(model, optimizer, experiment), out_shardings=shardings)
             state = jax.block_until_ready(draw())
     run.copy_tokenizer(store.path / TOKENIZER_FOLDER)
-    run.write_environment()
+    run.write_environment(mesh=placement.in_words())
     run.metrics().cut_after(step)
     run.write_config(experiment)
     scorer = Scorer(model)
@@ -257,9 +259,9 @@ def _lost_checkpoint(run: RunFolder) -> Path | None:
     return max((p for p in places if p.name[:8].isdigit() and "." not in p.name), default=None)
 
 
-def _announce_changes(run: RunFolder, say: Say) -> None:
+def _announce_changes(run: RunFolder, placement: Placement, say: Say) -> None:
     try:
-        changes = run.environment_changes()
+        changes = run.environment_changes(placement.in_words())
     except DamagedRunError as error:
         # Only this note needs the record; it is written anew with the next line that counts.
         changes = [str(error)]

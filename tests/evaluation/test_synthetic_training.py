@@ -48,6 +48,8 @@ def test_the_command_writes_what_it_found(tmp_path, capsys):
         "4",
         "--test-rows",
         "64",
+        "--train-lengths",
+        "3-10",
         "--test-lengths",
         "40-50",
     ]
@@ -69,11 +71,13 @@ def test_the_command_writes_what_it_found(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "solved"), [("[0:1]", True), ("[1:0]", False)])
 def test_the_scalar_memory_finds_parity_and_the_matrix_memory_does_not(name, solved):
-    steps = None if solved else 300
-    config = synthetic_recipe(name, "parity", steps=steps, test_rows=512)
+    """Both with the same rows of up to 16 tokens and at most as many steps; tested at up to four times the length."""
+    lengths = {"train_lengths": (2, 16), "short_length": 6, "test_lengths": (16, 64)}
+    config = synthetic_recipe(name, "parity", steps=300, batch_size=32, test_rows=512, validation_rows=128, **lengths)
     result = train_synthetic(synthetic_model(name, get_task("parity")), config)
     if solved:
         assert result.test_accuracy >= 0.99
     else:
+        assert result.steps == 300
         assert abs(result.test_accuracy - 0.5) < 0.1
     jax.clear_caches()

@@ -47,8 +47,15 @@ def assert_close(value, truth, tolerance):
     assert np.linalg.norm(value - truth) <= tolerance * np.linalg.norm(truth) + 1e-12
 
 
-def gradient_of(model, params, inputs):
-    return jax.grad(lambda params: loss_of(model.apply({"params": params}, inputs), inputs))(params)
+def results_of(model, params, inputs):
+    """Logits, loss and the gradient of every parameter."""
+
+    def loss(params):
+        logits = model.apply({"params": params}, inputs)
+        return loss_of(logits, inputs), logits
+
+    (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    return logits, value, gradient
 
 
 def assert_gradients_come_out(gradients, arrays, config):
@@ -78,7 +85,7 @@ def test_logits_and_loss_come_out(name, backend, documents, x64):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_of_every_parameter_comes_out(name, x64):
     model, params, arrays = load_wide(name, backend="parallel")
-    gradients = jax.jit(lambda params: gradient_of(model, params, arrays["inputs"]))(params)
+    gradients = jax.jit(lambda params: results_of(model, params, arrays["inputs"])[-1])(params)
     assert_gradients_come_out(gradients, arrays, model.config)
 
 
@@ -88,8 +95,7 @@ def test_all_comes_out_in_chunks_and_is_the_same_in_float32_but_for_its_rounding
     model, params, arrays = load(name, scan_blocks=scan_blocks)
 
     def results(model, params):
-        logits = model.apply({"params": params}, arrays["inputs"])
-        return logits, loss_of(logits, arrays["inputs"]), gradient_of(model, params, arrays["inputs"])
+        return results_of(model, params, arrays["inputs"])
 
     truth = assert_float32_is_float64_but_for_rounding(model.config, params, results)
     assert_gradients_come_out(truth[-1], arrays, model.config)

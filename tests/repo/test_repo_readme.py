@@ -29,9 +29,12 @@ SHORTER = {
     "xlstm train quickstart_mixed": [*SMALL_MIX, *SMALL_RUN, "--sources", "my-texts", "--data.vocab_size", "512"],
     "xlstm train quickstart_llama": [*SMALL_LLAMA, *SMALL_RUN, "--sources", "my-texts", "--data.vocab_size", "512"],
     "xlstm train": ["--steps", "3"],
+    "xlstm plan xlstm_125m_7_1": ["--no-compile"],
     "xlstm plan mlstm_v1_7b": ["--no-compile"],
-    "xlstm eval synthetic": shlex.split("--steps 2 --models [0:1] --test-lengths 40-50 --test-rows 64"),
-    "xlstm check": shlex.split("--cell slstm --dtype float32"),
+    "xlstm eval synthetic": shlex.split(
+        "--steps 2 --models llama --train-lengths 3-10 --test-lengths 40-50 --test-rows 64"
+    ),
+    "xlstm check": shlex.split("--cell cross-entropy --dtype float32"),
     "xlstm generate runs": ["--max-tokens", "5"],
 }
 """What is added to the README's commands here, so that they take seconds."""

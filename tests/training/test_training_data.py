@@ -69,7 +69,8 @@ def test_a_run_reads_the_field_of_json_lines_that_it_is_told(tmp_path: Path, mon
     texts = [path.read_text() for path in sorted(write_corpus(tmp_path / "in").iterdir())]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": 0, "body": text}) + "\n" for text in texts))
     monkeypatch.chdir(tmp_path)
-    words = ["train", "tiny", "--run", "r", "--sources", "x.jsonl", *SHORT, "--validation_fraction", "0.2"]
+    words = ["train", "tiny", "--run", "r", "--sources", "x.jsonl", *tiny_options(), *SHORT]
+    words += ["--validation_fraction", "0.2"]
     assert main(words) == 1  # the field "text" is there, and no text
     assert main([*words, "--text_field", "body"]) == 0
     data = RunFolder("runs/r").read_config(Experiment).data

@@ -18,7 +18,7 @@ from training_helpers import write_corpus
 
 from xlstm_jax.runs.folder import RunFolder
 
-STEPS = 60
+STEPS = 120
 COMMAND = [sys.executable, "-c", "import sys; from xlstm_jax.cli import main; sys.exit(main())", "train"]
 FIELDS = [
     *("--steps", str(STEPS), "--embedding_dim", "16", "--num_blocks", "1", "--context_length", "16"),

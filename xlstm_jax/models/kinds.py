@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -17,15 +18,15 @@ class Kind(NamedTuple):
 
     module: type[nn.Module]
     """Made from the block's config: `block(x, state, context)` -> (x, state), and `init_state(batch_size, capacity)`.
-    A config needs `in_stack(stack, index)`, `exact()`, `check_parts()` and `matmul_flops(seq)`, as
-    `mLSTMBlockConfig` has them."""
+    A config needs `in_stack(stack, index)`, `exact()`, `check_parts()`, `matmul_flops(seq)` and, if it has
+    any, `heads`, as `mLSTMBlockConfig` has them."""
     memory: str
     """What people call what it remembers with."""
     remat: str
     """Its name in `ParallelConfig.remat` and `fsdp_modules`."""
-    parts: Mapping[str, str]
+    parts: Mapping[str, str] = MappingProxyType({})
     """The names there of its parts, by patterns of the paths, within the block, that begin in them."""
-    whole_sequence: bool
+    whole_sequence: bool = True
     """Whether a head must see a sequence as a whole, and not slice by slice on several devices."""
 
 

@@ -33,12 +33,12 @@ def place(experiment: Experiment) -> Placement:
         )
     kinds = model.block_kinds
     for kind in dict.fromkeys(kinds):
-        heads = model.block_config(kinds.index(kind)).num_heads
+        heads = getattr(model.block_config(kinds.index(kind)), "heads", None)
         needed, over = sizes["model"], f"{names['model']} {sizes['model']}"
         if KINDS[kind].whole_sequence and sizes["sequence"] > 1:
             needed *= sizes["sequence"]
             over += f" x {names['sequence']} {sizes['sequence']} = {needed}"
-        if heads % needed:
+        if heads is not None and heads % needed:
             raise ConfigError(f"the {heads} heads of the {KINDS[kind].memory} blocks cannot be parted over {over}")
     return placement
 

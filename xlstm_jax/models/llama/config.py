@@ -82,6 +82,11 @@ class LlamaConfig(SubModelConfig):
         return self.embedding_dim // self.head_dim
 
     @property
+    def heads(self) -> int:
+        """As other blocks call them."""
+        return self.num_heads
+
+    @property
     def kv_heads(self) -> int:
         """Number of heads of keys and values."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads

@@ -35,7 +35,7 @@ class BlockConfig(SubModelConfig):
         raise NotImplementedError
 
     @property
-    def num_heads(self) -> int:
+    def heads(self) -> int:
         """Heads of the layer with the memory."""
         return self.layer_config().num_heads
 

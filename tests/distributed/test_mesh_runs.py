@@ -11,6 +11,8 @@ import pytest
 
 from xlstm_jax.cli import main
 
+EPS = float(np.finfo(np.float32).eps)
+"""Of a loss that is summed in another order, after four steps."""
 SMALL = ["--embedding_dim", "32", "--num_blocks", "1", "--context_length", "32", "--warmup_steps", "1"]
 RUN = ["--batch_size", "8", "--steps", "4", "--checkpoint_every", "2", "--eval_every", "0", "--eval_tokens", "100"]
 
@@ -32,13 +34,13 @@ def test_a_run_goes_on_on_another_mesh_and_on_none(
     assert main([*train, "--run", "one", "--mesh", "dp=1"]) == 0
     assert main([*train, "--run", "parted", "--mesh", "sp=2,tp=2", "--fsdp_min_weight_size", "0"]) == 0
     assert "8 x 32 tokens a step on dp 2 x sp 2 x tp 2" in capsys.readouterr().out
-    np.testing.assert_allclose(losses("parted"), losses("one"), rtol=1e-5)
+    np.testing.assert_allclose(losses("parted"), losses("one"), rtol=64 * EPS)
 
     shutil.rmtree("runs/parted/checkpoints/00000004")
     assert main(["train", "parted", "--mesh", "fsdp=8"]) == 0
     said = capsys.readouterr().out
     assert "the mesh was dp 2 x sp 2 x tp 2 when this run was last trained and is fsdp 8 now" in said
-    np.testing.assert_allclose(losses("parted"), losses("one"), rtol=1e-5)
+    np.testing.assert_allclose(losses("parted"), losses("one"), rtol=64 * EPS)
 
     prompt = ["--prompt", "7 times", "--max-tokens", "8", "--temperature", "0"]
     assert main(["generate", "parted", *prompt]) == 0

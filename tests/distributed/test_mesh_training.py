@@ -17,6 +17,8 @@ from xlstm_jax.training.optimizers import Optimizer
 from xlstm_jax.training.step import TrainState, make_train_step
 
 STEPS = 4
+EPS = float(np.finfo(np.float64).eps)
+"""Sums are made in another order; each step passes the rounding of the one before on, some times over."""
 
 
 def worst(trees, truths):
@@ -43,8 +45,8 @@ def test_steps_on_a_mesh_are_those_of_one_device(kind, words, accumulate, fields
     for mesh in words:
         parted = Descent(config, mesh, accumulate)
         found, after = parted(STEPS)
-        np.testing.assert_allclose(found[0], losses[0], rtol=1e-14)
-        np.testing.assert_allclose(found, losses, rtol=1e-13)
+        np.testing.assert_allclose(found[0], losses[0], rtol=32 * EPS)
+        np.testing.assert_allclose(found, losses, rtol=256 * EPS)
         gradient, truth = (jax.tree.map(lambda x, y: (x - y) / RATE, start, p) for p in (after[0], params[0]))
         assert worst(gradient, truth) < 1e-11
         assert worst(after[-1], params[-1]) < 1e-12

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from xlstm_jax.cli.field_help import fields_help
+from xlstm_jax.cli.group import add_group_options, in_group, start_of
 from xlstm_jax.cli.names import existing_run, find_experiment, run_path
 from xlstm_jax.cli.parser import ExperimentParser, fitted
 from xlstm_jax.config import ConfigError
 from xlstm_jax.data.store import open_store
+from xlstm_jax.distributed.processes import Processes
 from xlstm_jax.presets import get_preset, preset_names, preset_summary
 from xlstm_jax.runs.errors import ConfigChangedError
 from xlstm_jax.runs.folder import RunFolder
@@ -44,15 +47,32 @@ def main(argv: Sequence[str]) -> int:
     if call.help:
         print(fields_help(find_experiment(call.target).changed(call.fields)))
         return 0
-    experiment, run = _experiment_and_run(call, call.target)
-    if call.fork is not None:
-        from xlstm_jax.training.fork import fork_run
+    start = start_of(call)
+    note = _silent if start is not None and start.index else _noted
+    experiment, run = _experiment_and_run(call, call.target, note)
+    with in_group(start, experiment.training.silent_seconds) as processes:
+        if call.fork is not None:
+            run = Path(processes.agree(functools.partial(_fork, run, call.fork, experiment)))
+        return _train(run, experiment, processes)
+    raise AssertionError("unreachable")
 
-        console = Console(highlight=False)
-        source, run = RunFolder.open(run), run_path(call.fork)
-        fork_run(source, run, experiment, console.print)
-        console.print(f"{run} goes on from {source}", soft_wrap=True)
-    return _train(run, experiment)
+
+def _noted(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def _silent(sentence: str) -> None:
+    """For all processes but the leader."""
+
+
+def _fork(run: Path, name: str, experiment: Experiment) -> str:
+    from xlstm_jax.training.fork import fork_run
+
+    console = Console(highlight=False)
+    source, copy = RunFolder.open(run), run_path(name)
+    fork_run(source, copy, experiment, console.print)
+    console.print(f"{copy} goes on from {source}", soft_wrap=True)
+    return str(copy)
 
 
 def usage() -> str:
@@ -72,6 +92,9 @@ def usage() -> str:
         "  --fork NAME      start a copy of the run from its newest checkpoint; other values may change in it\n"
         "  --mesh AXIS=N,.. part the training over devices: its rows (dp), parameters too (fsdp), the tokens of a row\n"
         "                   (sp), heads (tp); dp takes what the others leave, as in --mesh fsdp=4,tp=2\n"
+        "  --coordinator HOST:PORT --processes N --process I\n"
+        "                   this is the process I of N that train together, and find each other by an address of the\n"
+        "                   process 0; under SLURM and Open MPI this is found out, and `xlstm launch` says it\n"
         "  PATH=VALUE       any field; the end of its path is enough where that is clear. Also --PATH VALUE or\n"
         "                   --set PATH=VALUE. {} switches a sub-config on, null off: model.slstm_block={}\n\n"
         f"often used:\n{options}"
@@ -88,10 +111,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--run")
     parser.add_argument("--fork")
     parser.add_argument("--mesh")
+    add_group_options(parser)
     return parser.parse_with_fields(argv)
 
 
-def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment, Path]:
+def _experiment_and_run(call: argparse.Namespace, word: str, note: Callable[[str], None]) -> tuple[Experiment, Path]:
     """The experiment with the call's changes, and the run it is for."""
     for option, name in {"--run": call.run, "--fork": call.fork}.items():
         if name is not None and not name.strip():
@@ -103,9 +127,9 @@ def _experiment_and_run(call: argparse.Namespace, word: str) -> tuple[Experiment
         raise ConfigError(f"{word} gives no name to the new run; --run NAME does")
     experiment, path = target.experiment, target.run or run_path(call.run or target.name)
     if target.note is not None and existing_run(word) != path:
-        print(f"note: {target.note}", file=sys.stderr)
+        note(f"note: {target.note}")
     begun = path if call.fork is None and RunFolder(path).exists else None
-    changed = target.changed(call.fields, lambda sentence: print(sentence, file=sys.stderr), begun)
+    changed = target.changed(call.fields, note, begun)
     store = changed.data.store
     if store and store != experiment.data.store and changed.data.sources == experiment.data.sources:
         # Who names a store means that text: if it is missing, that of the preset or run must not take its place.
@@ -127,14 +151,15 @@ def _text(experiment: Experiment) -> tuple[Any, ...]:
     return experiment.data.sources, experiment.data.store, experiment.data.mixture
 
 
-def _train(path: Path, experiment: Experiment) -> int:
+def _train(path: Path, experiment: Experiment, processes: Processes) -> int:
     from xlstm_jax.training.loop import train
     from xlstm_jax.training.open_run import is_finished
 
     try:
-        if is_finished(RunFolder(path), experiment):
-            steps = max(RunFolder(path).checkpoints(read_only=True).steps())
-            print(f"{path} is finished: it has made its {steps} steps (more: --training.steps N)")
+        if processes.agree(lambda: is_finished(RunFolder(path), experiment)):
+            if processes.leader:
+                steps = max(RunFolder(path).checkpoints(read_only=True).steps())
+                print(f"{path} is finished: it has made its {steps} steps (more: --training.steps N)")
             return 0
         return train(path, experiment).exit_code
     except ConfigChangedError as error:

@@ -103,14 +103,25 @@ ONE_DEVICE = Placement()
 
 
 def placement_of(parallel: ParallelConfig | None) -> Placement:
-    """The placement that a config asks for; without one, or where there is one device only, on that device.
+    """The placement that a config asks for; without one, or where there is one device only, on that device. Several
+    processes part the batch if nothing else is said.
 
     Raises:
         ConfigError: if the sizes of the mesh do not multiply to the number of devices.
     """
+    if parallel is None and jax.process_count() > 1:
+        parallel = ParallelConfig()
     if parallel is None or one_device(parallel) or sizes_of(parallel, jax.device_count()) == (1, 1, 1, 1):
         return Placement(None, parallel or ParallelConfig())
     return Placement(make_mesh(parallel), parallel)
+
+
+def fetch(array: Any) -> np.ndarray:
+    """An array as every process sees it whole; all that have a part of it must call this."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    assert isinstance(array.sharding, NamedSharding)
+    return np.asarray(jax.jit(lambda x: x, out_shardings=NamedSharding(array.sharding.mesh, P()))(array))
 
 
 def beside(arrays: Any) -> contextlib.AbstractContextManager[Any]:

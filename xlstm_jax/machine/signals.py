@@ -12,7 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR2: 140}
+"""SIGUSR2 is what a scheduler such as SLURM sends some time before it ends a job."""
 EXIT_INTERRUPT = EXIT_CODES[signal.SIGINT]
 AGAIN_SECONDS = 0.05
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import sys
@@ -46,9 +47,23 @@ def outlive_terminals() -> None:
         stream: TextIO = getattr(sys, name)
         if stream.isatty():
             stream.flush()
-            raw = io.BufferedWriter(Terminal(stream.fileno(), "w", closefd=False))
-            made = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
-            setattr(sys, name, made)
+            setattr(sys, name, _terminal(stream.fileno(), stream))
+
+
+def keep_to_python() -> None:
+    """Give standard output to what Python prints alone: Gloo, which connects processes on CPUs, talks of it there."""
+    stream = sys.stdout
+    stream.flush()
+    own, nowhere = os.dup(stream.fileno()), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    plain = functools.partial(os.fdopen, own, "w", encoding=stream.encoding, errors=stream.errors)
+    sys.stdout = _terminal(own, stream) if os.isatty(own) else plain()
+
+
+def _terminal(number: int, like: TextIO) -> TextIO:
+    raw = io.BufferedWriter(Terminal(number, "w", closefd=False))
+    return io.TextIOWrapper(raw, like.encoding, like.errors, line_buffering=True)
 
 
 def flush(stream: TextIO, name: str) -> None:

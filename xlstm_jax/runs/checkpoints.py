@@ -4,10 +4,14 @@ A checkpoint is the folder `STEP/` (eight digits) with the arrays in `state/PART
 written as `STEP.unfinished/`, and gets its name last, when the manifest is on the disk; so what has a name is complete
 and what has none is ignored, and removed by the next writer. The parts are the top-level keys of the state: each can
 be read, and verified, without the others.
+
+Several processes write one checkpoint together, into a folder that all see: each its part of the arrays and the sums of
+these files, and the leader everything else. They verify it together, too, each some of the files.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -18,9 +22,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from xlstm_jax.distributed.processes import ALONE, Processes, Talk
 from xlstm_jax.files import DiskFullError, check_space, free_in_words, held_folder, is_disk_full, sync_folder
 from xlstm_jax.runs.errors import CheckpointError, DamagedCheckpointError, NoCheckpointError
-from xlstm_jax.runs.manifest import MANIFEST_NAME, STATE_FOLDER, Manifest, checked_extra, read_manifest, write_manifest
+from xlstm_jax.runs.manifest import (
+    MANIFEST_NAME,
+    STATE_FOLDER,
+    Manifest,
+    Sums,
+    checked_extra,
+    own_files,
+    read_manifest,
+    sums_of,
+    write_manifest,
+)
 from xlstm_jax.runs.storage import AsyncWriter, bytes_needed, read_part
 from xlstm_jax.runs.tree import Layout, Names, check_parts, layout, named_leaves, refuse
 
@@ -48,6 +63,7 @@ class Checkpoints:
         keep: how many checkpoints stay; an older one goes when a newer one is complete and nobody reads the old one.
         read_only: never change anything in the folder.
         say: gets one sentence whenever a damaged checkpoint is passed over.
+        processes: that write and read together, all of them the same calls with the same steps; one alone if not given.
         older_name: for checkpoints from before arrays were renamed: today's name of an array in its part, as
             `"0/mu/blocks_0_23/norm/scale"`, to the one that it had. An older array may also have a leading axis of one
             that today's has not.
@@ -60,6 +76,7 @@ class Checkpoints:
         keep: int = 3,
         read_only: bool = False,
         say: Callable[[str], None] | None = None,
+        processes: Processes = ALONE,
         older_name: Callable[[str], str] = str,
     ):
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
@@ -68,10 +85,12 @@ class Checkpoints:
         self.keep = keep
         self.read_only = read_only
         self._say = say or (lambda sentence: None)
+        self._processes = processes
         self._older_name = older_name
         self._writer = AsyncWriter()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._landed: int | None = None
         self._cleaned = False
 
     # -- what is there ------------------------------------------------------------------------------------------------
@@ -110,18 +129,10 @@ class Checkpoints:
         leaves = {part: named_leaves(part, tree) for part, tree in state.items()}
         arrays = {part: {n: layout(a) for n, a in named.items()} for part, named in leaves.items()}
         kept = checked_extra(extra)
-        latest = self.latest_step()
-        if step < 0 or (latest is not None and step <= latest):
-            raise CheckpointError(
-                f"nothing was saved at step {step}: {self.folder} already has a checkpoint of step {latest}"
-                if step >= 0
-                else f"nothing was saved: the step is {step}, but must be >= 0"
-            )
-        self.check_space(state)
         unfinished = self.folder / f"{step:08d}.unfinished"
+        self._processes.agree(lambda: self._check_new(step, state))
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished.mkdir()
+            self._processes.agree(lambda: self._make(unfinished))
             self._writer.start(unfinished / STATE_FOLDER, leaves)
         except BaseException as error:
             explained = self._explained(error, step)
@@ -130,9 +141,29 @@ class Checkpoints:
                 raise
             raise explained from error
         self._thread = threading.Thread(
-            target=self._finish, args=(step, unfinished, arrays, kept), name=f"checkpoint-{step}"
+            target=self._finish,
+            args=(step, unfinished, arrays, kept, self._processes.talk("checkpoint")),
+            name=f"checkpoint-{step}",
         )
         self._thread.start()
+
+    def _check_new(self, step: int, state: State) -> None:
+        latest = self.latest_step()
+        if step < 0 or (latest is not None and step <= latest):
+            raise CheckpointError(
+                f"nothing was saved at step {step}: {self.folder} already has a checkpoint of step {latest}"
+                if step >= 0
+                else f"nothing was saved: the step is {step}, but must be >= 0"
+            )
+        self.check_space(state)
+
+    def _make(self, unfinished: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished.mkdir()
+
+    def landed(self, step: int) -> bool:
+        """Whether the checkpoint of a step that was saved is complete, and still there."""
+        return self._landed == step and (not self._processes.leader or self.latest_step() == step)
 
     def wait(self) -> None:
         """Wait until the save that is going on is complete.
@@ -160,20 +191,35 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _finish(self, step: int, unfinished: Path, arrays: dict[str, dict[Names, Layout]], extra: dict) -> None:
-        """The background half of a save: manifest, name, rotation."""
+    def _finish(
+        self, step: int, unfinished: Path, arrays: dict[str, dict[Names, Layout]], extra: dict, talk: Talk
+    ) -> None:
+        """The background half of a save: sums, manifest, name, rotation."""
         try:
             self._writer.finish()
-            manifest = write_manifest(unfinished, step, arrays, extra)
-            for part, layouts in arrays.items():
-                stored = f"{STATE_FOLDER}/{part}/"
-                if any(a.size for a in layouts.values()) and not any(f.startswith(stored) for f in manifest.files):
-                    raise CheckpointError(f"nothing was saved for {part!r} at step {step}")
-            os.rename(unfinished, self.path(step))
-            sync_folder(self.folder)
-            self._rotate()
+            sums: Sums = {}
+            if self._processes.count > 1:
+                for theirs in talk.gather(
+                    list(sums_of(unfinished, own_files(unfinished, self._processes.index)).items())
+                ):
+                    sums |= {path: (size, digest) for path, (size, digest) in theirs}
+
+            def complete() -> None:
+                manifest = write_manifest(unfinished, step, arrays, extra, sums)
+                for part, layouts in arrays.items():
+                    stored = f"{STATE_FOLDER}/{part}/"
+                    if any(a.size for a in layouts.values()) and not any(f.startswith(stored) for f in manifest.files):
+                        raise CheckpointError(f"nothing was saved for {part!r} at step {step}")
+                os.rename(unfinished, self.path(step))
+                sync_folder(self.folder)
+
+            talk.agree(complete)
+            self._landed = step
+            if self._processes.leader:
+                self._rotate()
         except BaseException as error:
             self._error = self._explained(error, step)
+            self._processes.tell_failure(str(self._error))  # they wait for this one
             self._abandon(unfinished)
             if self._error is not error:
                 self._error.__cause__ = error
@@ -194,7 +240,8 @@ class Checkpoints:
             self._writer.close()
         except Exception:  # the error that led here is the one to tell
             self._writer = AsyncWriter()
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if self._processes.count == 1:  # else the others may be writing to it: the next start removes it
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _explained(self, error: BaseException, step: int) -> BaseException:
         if isinstance(error, CheckpointError) or not isinstance(error, Exception):
@@ -218,6 +265,9 @@ class Checkpoints:
         if self._cleaned:
             return
         self._cleaned = True
+        self._processes.agree(self._clear)
+
+    def _clear(self) -> None:
         for entry in _entries(self.folder):
             if _LEFTOVER.fullmatch(entry.name):
                 shutil.rmtree(entry, ignore_errors=True)
@@ -342,7 +392,7 @@ class Checkpoints:
 
     def _find(self, step: int | None, parts: Iterable[str] | None, held: ExitStack) -> tuple[int, Path, Manifest]:
         """The newest checkpoint (or the one of `step`) whose files for `parts` are good; `held` then holds it."""
-        steps = self.steps()
+        steps = self._processes.agree(self.steps)
         if step is not None and step not in steps:
             there = ", ".join(map(str, steps)) or "none"
             raise NoCheckpointError(f"{self.folder} has no checkpoint of step {step} (there: {there})")
@@ -352,18 +402,22 @@ class Checkpoints:
             folder = self.path(candidate)
             if not held.enter_context(held_folder(folder, alone=False)):
                 raise _RotatedAwayError
+            manifest, problem = None, None
             try:
                 manifest = read_manifest(folder)
                 if manifest.step != candidate:
                     raise DamagedCheckpointError(f"{folder} holds the checkpoint of step {manifest.step}")
-                manifest.check_files(folder, parts)
-                return candidate, folder, manifest
+                manifest.check_files(folder, parts, share=(self._processes.index, self._processes.count))
             except DamagedCheckpointError as error:
                 if not folder.exists():
                     raise _RotatedAwayError from error
                 if step is not None:
                     raise
-                self._pass_over(folder, str(error))
+                problem = str(error)
+            problem = next(filter(None, self._processes.gather(problem)), None)
+            if manifest is not None and problem is None:
+                return candidate, folder, manifest
+            self._processes.agree(functools.partial(self._pass_over, folder, str(problem)))
         raise NoCheckpointError(f"none of the {len(steps)} checkpoints in {self.folder} is undamaged")
 
     def _none_yet(self) -> str:

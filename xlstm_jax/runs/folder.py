@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from xlstm_jax.config import Config, ConfigError, NonNegativeInt, dumps, from_json, to_json
+from xlstm_jax.distributed.processes import ALONE, Processes
 from xlstm_jax.files import Lock, appearing_folder, copy_folder, read_json_object, write_atomic, write_json
 from xlstm_jax.machine.environment import ONE_DEVICE, environment_changes, installed_version, present_environment
 from xlstm_jax.runs.checkpoints import Checkpoints
@@ -193,8 +194,10 @@ class RunFolder:
         if isinstance(saved := extra.get(SAVED_CONFIG), Mapping):
             refuse_another_config(self.config_path, self.read_config_json(), step, saved, may_change)
 
-    def mend(self, config: Any, save_tokenizer: Callable[[Path], None]) -> None:
+    def mend(self, config: Any, save_tokenizer: Callable[[Path], None], processes: Processes = ALONE) -> None:
         """Write the config and the tokenizer again, without which the checkpoints are no run, if they are gone."""
+        if not processes.leader:
+            return
         if not self.exists:
             self.write_config(config)
         if not self.tokenizer_dir.exists():
@@ -275,10 +278,17 @@ class RunFolder:
         return MetricsLog(self.metrics_path)
 
     def checkpoints(
-        self, *, keep: int = 3, read_only: bool = False, say: Callable[[str], None] | None = None
+        self,
+        *,
+        keep: int = 3,
+        read_only: bool = False,
+        say: Callable[[str], None] | None = None,
+        processes: Processes = ALONE,
     ) -> Checkpoints:
-        """The checkpoints; who does not hold the lock must say `read_only=True`."""
-        return Checkpoints(self.checkpoint_dir, keep=keep, read_only=read_only, say=say, older_name=_older_name)
+        """The checkpoints; who does not hold the lock must say `read_only=True`, unless one of its `processes` does."""
+        return Checkpoints(
+            self.checkpoint_dir, keep=keep, read_only=read_only, say=say, processes=processes, older_name=_older_name
+        )
 
     @property
     def converted(self) -> bool:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from xlstm_jax.files import sha256_of, write_atomic
@@ -50,19 +51,21 @@ class Manifest:
         }
         return _sealed(content)
 
-    def check_files(self, folder: Path, parts: Iterable[str] | None = None) -> None:
+    def check_files(self, folder: Path, parts: Iterable[str] | None = None, share: tuple[int, int] = (0, 1)) -> None:
         """Compare the files of a checkpoint with their sums.
 
         Args:
             parts: only the files that these parts of the state need; all if None.
+            share: (number, of how many) shares of these files to look at, where several processes do so together.
 
         Raises:
             DamagedCheckpointError: for the first file that is missing or is not what it was.
         """
         left_out = () if parts is None else tuple(f"{STATE_FOLDER}/{p}/" for p in set(self.arrays) - set(parts))
-        for path, (size, digest) in self.files.items():
-            if path.startswith(left_out) and left_out:
-                continue
+        number, shares = share
+        wanted = [path for path in self.files if not (left_out and path.startswith(left_out))]
+        for path in wanted[number::shares]:
+            size, digest = self.files[path]
             file = folder / path
             try:
                 found = file.stat().st_size
@@ -78,11 +81,44 @@ class Manifest:
                 raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
 
 
-def write_manifest(folder: Path, step: int, arrays: dict[str, dict[Names, Layout]], extra: dict[str, Any]) -> Manifest:
-    """Sum up what lies in `folder`, see that it reaches the disk, and write the manifest."""
-    files = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        files[file.relative_to(folder).as_posix()] = (file.stat().st_size, sha256_of(file, sync=True))
+Sums = dict[str, tuple[int, str]]
+"""Bytes and SHA-256 sum of files, by their paths inside a checkpoint."""
+
+
+def sums_of(folder: Path, files: Iterable[Path]) -> Sums:
+    """Sum up files that lie in `folder`, and see that they reach the disk."""
+    return {f.relative_to(folder).as_posix(): (f.stat().st_size, sha256_of(f, sync=True)) for f in sorted(files)}
+
+
+def own_files(folder: Path, process: int) -> list[Path]:
+    """What one of several processes has written of a checkpoint."""
+    return [
+        f for part in folder.glob(f"{STATE_FOLDER}/*/ocdbt.process_{process}") for f in part.rglob("*") if f.is_file()
+    ]
+
+
+def write_manifest(
+    folder: Path,
+    step: int,
+    arrays: dict[str, dict[Names, Layout]],
+    extra: dict[str, Any],
+    sums: Mapping[str, tuple[int, str]] = MappingProxyType({}),
+) -> Manifest:
+    """Sum up what lies in `folder`, see that it reaches the disk, and write the manifest.
+
+    Args:
+        sums: of files that others have seen to already.
+
+    Raises:
+        CheckpointError: if one of these is not there, as on a disk that is not shared.
+    """
+    found = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file()}
+    if missing := sorted(set(sums) - set(found)):
+        raise CheckpointError(
+            f"{folder / missing[0]} was written by another process, but is not to be seen by this one"
+        )
+    rest = sums_of(folder, (file for path, file in found.items() if path not in sums))
+    files = dict(sorted({**sums, **rest}.items()))
     manifest = Manifest(step, files, arrays, extra)
     write_atomic(folder / MANIFEST_NAME, manifest.to_bytes())
     return manifest

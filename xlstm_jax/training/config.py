@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from xlstm_jax.config import (
+    Above,
     AnyNonNegativeInt,
     AnyPositiveInt,
     AtLeast,
@@ -123,6 +124,10 @@ class TrainingConfig(Config):
     keep_checkpoints: AnyPositiveInt = 2
     log_every: AnyPositiveInt = 10
     """Steps between two lines when the output is not a terminal; metrics.jsonl has every step."""
+    silent_seconds: Annotated[float, Above(0)] = 30.0
+    """Of several processes, one that shows no sign of life for so long counts as dead, and the others end."""
+    stuck_seconds: Annotated[float, Above(0)] = 600.0
+    """Several processes end when no step has ended for so long, and ten times as long as the longest one took."""
     sample_prompts: tuple[str, ...] | None = ()
     """Prompts that the trained model continues when training ends; the first words of held-out documents if null."""
 

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from xlstm_jax.data.store import Batch, Loader, Prefetcher
+from xlstm_jax.data.store import Batch, HeldoutBatch, Loader, Prefetcher
+from xlstm_jax.distributed.processes import Processes, current, one_fails_all_fail, see_the_same
+from xlstm_jax.distributed.together import Together
+from xlstm_jax.distributed.watch import Watch
 from xlstm_jax.files import remove_temporaries
 from xlstm_jax.machine.peak import matmul_peak
 from xlstm_jax.machine.progress import Waiting, clock
@@ -61,24 +64,48 @@ def train(
             f"train takes the run's folder and then an Experiment, but got {type(path).__name__} and "
             f"{type(experiment).__name__}"
         )
-    run = RunFolder(path).create()
+    run, processes = RunFolder(path), current()
+    training = experiment.training
+    if not processes.leader:  # it writes and shows nothing
+        console, listeners = Console(quiet=True), ()
     console = console or Console(highlight=False)
     waiting = functools.partial(clock, console=console)
-    told = Listeners(run_listeners(str(run), experiment.training.log_every, console), listeners)
-    with run.lock() as lock:
+    told = Listeners(run_listeners(str(run), training.log_every, console, processes), listeners)
+    with (
+        one_fails_all_fail(processes),
+        Watch(processes, training.silent_seconds, training.stuck_seconds) as watch,
+        _held(run, processes) as check,
+    ):
         try:
-            remove_temporaries(run.path)
-            opened = open_run(run, experiment, told.say, waiting)
-            outcome = _train(opened, told, console, lock.check)
+            opened = open_run(run, experiment, told.say, waiting, processes)
+            outcome = _train(opened, told, console, check, watch)
         except BaseException as error:
             with contextlib.suppress(Exception):  # the error that led here is the one to tell
                 told.emit(Ended(None, error))
             raise
         told.emit(Ended(outcome))
+        processes.gather(None)  # the leader may still be writing its report
     return outcome
 
 
-def _train(opened: OpenRun, told: Listeners, console: Console, check: Callable[[], None]) -> Outcome:
+@contextlib.contextmanager
+def _held(run: RunFolder, processes: Processes) -> Iterator[Callable[[], None]]:
+    """The run's folder, there and locked by the leader; gives what raises once the lock is lost."""
+    with contextlib.ExitStack() as held:
+        check: Callable[[], None] = lambda: None  # noqa: E731
+
+        def take() -> None:
+            nonlocal check
+            run.create()
+            check = held.enter_context(run.lock()).check
+            remove_temporaries(run.path)
+
+        processes.agree(take)
+        see_the_same(run.path, processes)
+        yield check
+
+
+def _train(opened: OpenRun, told: Listeners, console: Console, check: Callable[[], None], watch: Watch) -> Outcome:
     waiting = functools.partial(clock, console=console)
     above_panel = functools.partial(console.print, soft_wrap=True) if console.is_terminal else None
     experiment, training = opened.experiment, opened.experiment.training
@@ -123,18 +150,26 @@ def _train(opened: OpenRun, told: Listeners, console: Console, check: Callable[[
         )
         told.emit(Started(opened.run, experiment, opened.step, opened.run.metrics().read()))
         batches = Prefetcher(load, opened.step, end_step=training.steps)
-        with StopRequest(above_panel) as stop, batches:
+        mesh = opened.placement.mesh
+        together = Together(mesh) if mesh is not None and opened.processes.count > 1 else None
+        with StopRequest(above_panel) as stop, batches, watch.steps():
+
+            def stopped() -> int:
+                """The exit code that a signal asks for, to this process or, a step later, to any."""
+                return (stop.exit_code or 0) if together is None else together(stop.exit_code or 0)
+
             loop = Loop(
                 step_function,
                 batches,
                 functools.partial(_due, experiment),
                 told.emit,
-                score=functools.partial(_scores, held_out) if held_out.num_documents else None,
-                stop=lambda: stop.exit_code is not None,
+                score=functools.partial(_scores, held_out, watch) if held_out.num_documents else None,
+                stop=lambda: stopped() != 0,
                 measures=measures,
                 checkpoints=opened.checkpoints,
                 check=check,
-                before_saving=lambda: opened.run.mend(experiment, opened.store.tokenizer.save),
+                beat=watch.beat,
+                before_saving=lambda: opened.run.mend(experiment, opened.store.tokenizer.save, opened.processes),
                 beside=lambda tokens_seen: with_config(experiment, tokens_seen=tokens_seen),
                 tokens_seen=opened.tokens_seen,
             )
@@ -146,11 +181,16 @@ def _train(opened: OpenRun, told: Listeners, console: Console, check: Callable[[
                 advice = "(a lower optimizer.lr or a smaller optimizer.grad_clip_norm may help)"
                 raise NotFiniteError(f"{error}; {kept} {advice}") from None
     opened = dataclasses.replace(opened, state=state, step=step, tokens_seen=loop.tokens_seen)
-    return Outcome(opened, stop.exit_code or 0, trained=True)
+    return Outcome(opened, (stop.exit_code or 0) if together is None else together.found, trained=True)
 
 
-def _scores(held_out: HeldOut, params: Any) -> dict[str, float]:
-    return held_out(params).to_dict() | {"validation_documents": held_out.num_documents}
+def _scores(held_out: HeldOut, watch: Watch, params: Any) -> dict[str, float]:
+    def beating(batches: Iterator[HeldoutBatch], count: int) -> Iterator[HeldoutBatch]:
+        for batch in batches:
+            watch.beat()
+            yield batch
+
+    return held_out(params, beating).to_dict() | {"validation_documents": held_out.num_documents}
 
 
 class Due(NamedTuple):
@@ -180,6 +220,8 @@ class Loop:
     checkpoints: Checkpoints | None = None
     check: Callable[[], None] = lambda: None
     """Raises if what is written now would be lost; asked before each record and around each save."""
+    beat: Callable[[], None] = lambda: None
+    """Called when a step has ended."""
     before_saving: Callable[[], None] = lambda: None
     beside: Callable[[int], Mapping[str, Any]] = lambda tokens_seen: {}
     """What a checkpoint holds beside the state, from the targets learnt from so far."""
@@ -263,6 +305,7 @@ class Loop:
             NotFiniteError: if the step made no update.
         """
         metrics = jax.device_get(on_device)
+        self.beat()
         self.check()
         took = self._lap() if took is None else took
         loss, tokens = float(metrics.loss), int(metrics.tokens)
@@ -306,7 +349,7 @@ class Loop:
     def _tell_saved(self) -> None:
         """Emit `Saved` once the checkpoint that is being written is complete."""
         step = self._saving
-        if step is not None and self.checkpoints is not None and self.checkpoints.latest_step() == step:
+        if step is not None and self.checkpoints is not None and self.checkpoints.landed(step):
             self._saving = None
             self.emit(Saved(step, self.checkpoints.path(step)))
 

@@ -16,6 +16,7 @@ from xlstm_jax.config import ConfigError
 from xlstm_jax.data.store import TOKENIZER_FOLDER, TokenStore
 from xlstm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from xlstm_jax.distributed.placement import Placement
+from xlstm_jax.distributed.processes import ALONE, Processes
 from xlstm_jax.files import bytes_in_words
 from xlstm_jax.machine.memory import machine_memory
 from xlstm_jax.machine.progress import Waiting, silently
@@ -32,7 +33,7 @@ from xlstm_jax.training.config import Experiment, with_vocabulary
 from xlstm_jax.training.errors import TrainingError, WrongStoreError
 from xlstm_jax.training.layout import place, placed
 from xlstm_jax.training.optimizers import Optimizer, learning_rate
-from xlstm_jax.training.run_store import open_or_prepare, own_store
+from xlstm_jax.training.run_store import open_together, own_store
 from xlstm_jax.training.step import TrainState
 
 MAY_CHANGE = (
@@ -44,6 +45,8 @@ MAY_CHANGE = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.log_every",
+    "training.silent_seconds",
+    "training.stuck_seconds",
     "training.sample_prompts",
     "model.parallel",
 )
@@ -94,10 +97,17 @@ class OpenRun:
     """Steps made so far."""
     tokens_seen: int
     """Targets learnt from so far."""
+    processes: Processes = ALONE
+    """That train it together."""
 
 
-def open_run(run: RunFolder, experiment: Experiment, say: Say, waiting: Waiting = silently) -> OpenRun:
+def open_run(
+    run: RunFolder, experiment: Experiment, say: Say, waiting: Waiting = silently, processes: Processes = ALONE
+) -> OpenRun:
     """Check the experiment against the run, open its data and restore its newest good checkpoint, or start afresh.
+
+    Args:
+        processes: that do so together; the leader alone writes to the folder, and holds its lock.
 
     Raises:
         ConfigChangedError: if the run was begun with values that may not change.
@@ -108,7 +118,8 @@ def open_run(run: RunFolder, experiment: Experiment, say: Say, waiting: Waiting 
         DamagedRunError: if the config is not the one that the checkpoint was saved with.
     """
     facts = inspect(run)
-    return act(run, facts, agree(facts, experiment), say, waiting)
+    facts = dataclasses.replace(facts, has_checkpoint=processes.agree(lambda: facts.has_checkpoint))
+    return act(run, facts, agree(facts, experiment), say, waiting, processes)
 
 
 def inspect(run: RunFolder) -> Facts:
@@ -187,14 +198,21 @@ def agree_on_store(facts: Facts, experiment: Experiment, store: TokenStore) -> E
     return dataclasses.replace(experiment, data=dataclasses.replace(data, fingerprint=store.fingerprint))
 
 
-def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting: Waiting = silently) -> OpenRun:
+def act(
+    run: RunFolder,
+    facts: Facts,
+    experiment: Experiment,
+    say: Say,
+    waiting: Waiting = silently,
+    processes: Processes = ALONE,
+) -> OpenRun:
     """Do what was agreed on: make or open the store, restore or begin the state, write down what the run is now.
 
     Raises:
         as `open_run`, where the store, the disk or the checkpoints are against it.
     """
     _check_rows(experiment)
-    store = open_or_prepare(experiment, say, run, waiting)
+    store = open_together(experiment, say, run, waiting, processes)
     experiment = agree_on_store(facts, experiment, store)
     if not store.split("validation").num_documents:
         say("note: the store holds no validation documents, so nothing is scored on held-out text")
@@ -202,9 +220,9 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting:
     placement = place(experiment)
     if placement.mesh is None and jax.device_count() > 1:
         say(f"note: one of {jax.device_count()} devices is used; --mesh dp={jax.device_count()} uses all of them")
-    checkpoints = run.checkpoints(keep=experiment.training.keep_checkpoints, say=say)
+    checkpoints = run.checkpoints(keep=experiment.training.keep_checkpoints, say=say, processes=processes)
     target = placed(placement, model, jax.eval_shape(lambda: fresh_state(model, optimizer, experiment)))
-    if (checkpoints.latest_step() or 0) < experiment.training.steps:
+    if processes.leader and (checkpoints.latest_step() or 0) < experiment.training.steps:
         _check_disk(checkpoints, target, say)
     step, tokens_seen = 0, 0
     if facts.has_checkpoint:
@@ -220,12 +238,25 @@ def act(run: RunFolder, facts: Facts, experiment: Experiment, say: Say, waiting:
             shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
             draw = jax.jit(lambda: fresh_state(model, optimizer, experiment), out_shardings=shardings)
             state = jax.block_until_ready(draw())
-    run.copy_tokenizer(store.path / TOKENIZER_FOLDER)
-    run.write_environment(mesh=placement.in_words())
-    run.metrics().cut_after(step)
-    run.write_config(experiment)
-    scorer = Scorer(model)
-    return OpenRun(run, experiment, store, model, optimizer, placement, scorer, checkpoints, state, step, tokens_seen)
+    if processes.leader:
+        run.copy_tokenizer(store.path / TOKENIZER_FOLDER)
+        run.write_environment(mesh=placement.in_words())
+        run.metrics().cut_after(step)
+        run.write_config(experiment)
+    return OpenRun(
+        run,
+        experiment,
+        store,
+        model,
+        optimizer,
+        placement,
+        Scorer(model),
+        checkpoints,
+        state,
+        step,
+        tokens_seen,
+        processes,
+    )
 
 
 def filled_in(experiment: Experiment, recorded: Experiment, *, fingerprint: bool = True) -> Experiment:

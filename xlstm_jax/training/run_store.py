@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from xlstm_jax.data.errors import StoreError
 from xlstm_jax.data.prepare import has_changed, prepare, prepare_beside
 from xlstm_jax.data.store import INDEX_FILE, MixedStore, TokenStore, open_store, read_index
+from xlstm_jax.distributed.processes import ALONE, Processes
 from xlstm_jax.machine.progress import Waiting, silently
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.training.config import DataConfig, Experiment
+from xlstm_jax.training.errors import WrongStoreError
 
 VERIFIED_BYTES = 1 << 30
 """A token store up to this size is compared with its sums before each training, which takes a second or two."""
@@ -49,6 +52,39 @@ def open_or_prepare(
             store.verify()
     else:
         say(f"note: {store} is too large to be verified at each start; `xlstm data inspect {path} --verify` does it")
+    return store
+
+
+def open_together(
+    experiment: Experiment,
+    say: Callable[[str], None],
+    run: RunFolder,
+    waiting: Waiting = silently,
+    processes: Processes = ALONE,
+) -> TokenStore:
+    """`open_or_prepare` for several processes: the leader makes the store, the others open what it has made.
+
+    Raises:
+        WrongStoreError: in a process that sees another text under the store's path.
+    """
+    if processes.count == 1:
+        return open_or_prepare(experiment, say, run, waiting)
+    store: TokenStore | None = None
+
+    def first() -> tuple[str, str]:
+        nonlocal store
+        store = open_or_prepare(experiment, say, run, waiting)
+        return str(store.path.absolute()), store.fingerprint
+
+    path, fingerprint = processes.agree(first)
+    if store is None:
+        store = open_or_prepare(experiment, say, run) if experiment.data.mixture else open_store(path)
+        if store.fingerprint != fingerprint:
+            raise WrongStoreError(f"{processes.name} sees another text in {store} than process 0")
+    hosts = processes.gather(socket.gethostname())
+    new_here = hosts.index(hosts[processes.index]) == processes.index  # the first one that reads this host's copy
+    if not processes.leader and new_here and store.disk_bytes <= VERIFIED_BYTES:
+        store.verify()
     return store
 
 

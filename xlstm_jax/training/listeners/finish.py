@@ -35,7 +35,8 @@ class Finish:
         match event:
             case Ended(outcome=outcome) if outcome is not None and not outcome.exit_code:
                 opened = outcome.opened
-                if outcome.trained or opened.run.read_report(opened.step) is None:
+                due = outcome.trained or opened.run.read_report(opened.step) is None
+                if opened.processes.agree(lambda: due):
                     self._finish(opened)
 
     def _finish(self, opened: OpenRun) -> None:
@@ -67,6 +68,8 @@ def final_comparison(opened: OpenRun, console: Console) -> Comparison | None:
             yield from bar.track(batches)
 
     score = held_out(opened.state.params, progress)
+    if not opened.processes.leader:
+        return None
     with clock("packing the held-out text with gzip and xz", console, terminal_only=True):
         comparison = compare(score.bits_per_byte, opened.store)
     report = {"step": opened.step, **score.to_dict(), "comparison": comparison.to_dict()}

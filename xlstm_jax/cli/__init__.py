@@ -15,6 +15,7 @@ from xlstm_jax.machine.streams import fill_closed, flush, outlive_terminals
 
 VERBS = {
     "train": "train a model from a preset, or continue a run",
+    "launch": "a command in several processes, of a cluster",
     "plan": "parameters, operations and memory of an experiment, before it is trained",
     "generate": "continue a prompt with a trained model",
     "convert": "published weights to a run, or a run to the format of Hugging Face",

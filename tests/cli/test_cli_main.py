@@ -161,7 +161,7 @@ def test_a_reader_that_has_gone_is_no_news(argv: list[str], buffered: bool) -> N
     assert done.returncode in (0, 1)
 
 
-@pytest.mark.parametrize("verb", ["check", "convert", "data", "eval", "generate", "version"])
+@pytest.mark.parametrize("verb", ["check", "convert", "data", "eval", "generate", "launch", "version"])
 def test_a_wrong_option_is_one_sentence(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--wrong"]) == 2
     shown = capsys.readouterr()
@@ -170,7 +170,21 @@ def test_a_wrong_option_is_one_sentence(verb: str, capsys: pytest.CaptureFixture
     assert not shown.out
 
 
-@pytest.mark.parametrize("verb", ["train", "plan", "check", "convert", "eval", "generate", "data prepare", "version"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "train",
+        "launch slurm",
+        "launch kubernetes",
+        "plan",
+        "check",
+        "convert",
+        "eval",
+        "generate",
+        "data prepare",
+        "version",
+    ],
+)
 def test_help_fits_a_terminal_of_80_columns(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

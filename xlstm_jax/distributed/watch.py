@@ -123,7 +123,8 @@ class Watch:
                         "(killed, stopped or cut off)"
                     )
             all_beat = all(now - since < 2 * self._silent / PULSES for _, since in seen.values())  # else one is silent
-            if all_beat and self._stepping and self._beats and now - self._moved > max(self._stuck, PACE * self._longest):
+            limit = max(self._stuck, PACE * self._longest)
+            if all_beat and self._stepping and self._beats and now - self._moved > limit:
                 faulthandler.dump_traceback(all_threads=True)
                 places = ", ".join(f"{index} at {place}" for index, (_, place) in sorted(pulses.items()))
                 self._fail(f"no step has ended for {now - self._moved:.0f} s; the processes are: {places}")

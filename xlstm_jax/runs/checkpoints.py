@@ -11,16 +11,18 @@ these files, and the leader everything else. They verify it together, too, each 
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
 import shlex
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from xlstm_jax.distributed.processes import ALONE, Processes, Talk
 from xlstm_jax.files import DiskFullError, check_space, free_in_words, held_folder, is_disk_full, sync_folder
@@ -48,6 +50,10 @@ if TYPE_CHECKING:  # jaxtyping's PyTree brings JAX in
 DAMAGED_FOLDER = "damaged"
 _NAME = re.compile(r"\d{8,}")
 _LEFTOVER = re.compile(r"\d{8,}\.(unfinished|deleted)")
+T = TypeVar("T")
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY)
+"""What a file system on a network may fail with once."""
+PAUSE_SECONDS = 1.0
 _READ_ATTEMPTS = 50
 """A reader starts over when the checkpoint that it chose is rotated away; each time there is a newer one."""
 
@@ -132,7 +138,7 @@ class Checkpoints:
         unfinished = self.folder / f"{step:08d}.unfinished"
         self._processes.agree(lambda: self._check_new(step, state))
         try:
-            self._processes.agree(lambda: self._make(unfinished))
+            self._processes.agree(lambda: self._patiently(lambda: self._make(unfinished)))
             self._writer.start(unfinished / STATE_FOLDER, leaves)
         except BaseException as error:
             explained = self._explained(error, step)
@@ -159,7 +165,13 @@ class Checkpoints:
 
     def _make(self, unfinished: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished.mkdir()
+        unfinished.mkdir(exist_ok=True)  # `_clear` has removed what was left from before
+
+    @property
+    def may_fail(self) -> bool:
+        """Whether another save can be tried after one that has failed. Several processes are then no longer at the same
+        point: they must end."""
+        return self._processes.count == 1
 
     def landed(self, step: int) -> bool:
         """Whether the checkpoint of a step that was saved is complete, and still there."""
@@ -210,10 +222,11 @@ class Checkpoints:
                     stored = f"{STATE_FOLDER}/{part}/"
                     if any(a.size for a in layouts.values()) and not any(f.startswith(stored) for f in manifest.files):
                         raise CheckpointError(f"nothing was saved for {part!r} at step {step}")
-                os.rename(unfinished, self.path(step))
+                if unfinished.exists() or not self.path(step).exists():
+                    os.rename(unfinished, self.path(step))
                 sync_folder(self.folder)
 
-            talk.agree(complete)
+            talk.agree(lambda: self._patiently(complete))
             self._landed = step
             if self._processes.leader:
                 self._rotate()
@@ -255,6 +268,18 @@ class Checkpoints:
         if not (self.folder / f"{step:08d}.unfinished").exists():
             reason = "it was removed while it was being written"
         return CheckpointError(f"the checkpoint of step {step} was not saved in {self.folder}: {reason}")
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Call once more, a moment later, if the file system fails."""
+        try:
+            return call()
+        except OSError as error:
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            if cause.errno not in PASSING:
+                raise
+            self._say(f"note: the file system of {self.folder} failed ({cause.strerror}); it is tried once more")
+            time.sleep(PAUSE_SECONDS)
+            return call()
 
     def _check_writable(self) -> None:
         if self.read_only:

@@ -124,6 +124,9 @@ class TrainingConfig(Config):
     keep_checkpoints: AnyPositiveInt = 2
     log_every: AnyPositiveInt = 10
     """Steps between two lines when the output is not a terminal; metrics.jsonl has every step."""
+    skip_not_finite: AnyNonNegativeInt = 0
+    """So many steps in a row may be without an update, because loss or gradient is not finite, before training stops;
+    the run then goes on from before them. 0 stops at once."""
     silent_seconds: Annotated[float, Above(0)] = 30.0
     """Of several processes, one that shows no sign of life for so long counts as dead, and the others end."""
     stuck_seconds: Annotated[float, Above(0)] = 600.0

@@ -30,7 +30,7 @@ from xlstm_jax.runs.folder import RunFolder, with_config
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.errors import NotFiniteError
-from xlstm_jax.training.events import Ended, Event, Listener, Listeners, Outcome, Saved, Scored, Started, Stepped
+from xlstm_jax.training.events import Ended, Event, Listener, Listeners, Outcome, Said, Saved, Scored, Started, Stepped
 from xlstm_jax.training.layout import micro_batches
 from xlstm_jax.training.listeners import run_listeners
 from xlstm_jax.training.open_run import OpenRun, open_run
@@ -172,6 +172,7 @@ def _train(opened: OpenRun, told: Listeners, console: Console, check: Callable[[
                 before_saving=lambda: opened.run.mend(experiment, opened.store.tokenizer.save, opened.processes),
                 beside=lambda tokens_seen: with_config(experiment, tokens_seen=tokens_seen),
                 tokens_seen=opened.tokens_seen,
+                may_skip=training.skip_not_finite,
             )
             try:
                 state, step = loop.run(opened.state, opened.step)
@@ -227,6 +228,8 @@ class Loop:
     """What a checkpoint holds beside the state, from the targets learnt from so far."""
     tokens_seen: int = 0
     """Targets learnt from so far."""
+    may_skip: int = 0
+    """Steps in a row that may be without an update, because they were not finite."""
 
     def run(self, state: TrainState, step: int) -> tuple[TrainState, int]:
         """Make the steps; the state after the last one, and how many are made now.
@@ -237,16 +240,17 @@ class Loop:
 
         Raises:
             NotFiniteError: if loss, gradient, parameters or score are not finite; that state is not saved.
-            CheckpointError: if the last state was not saved, or is gone already.
+            CheckpointError: if the last state was not saved, or is gone already, or if two saves in a row have failed.
         """
         pending: StepMetrics | None = None
         self._saving: int | None = None
+        self._skipped, self._owed, self._failed = 0, False, False
         self._mark = time.perf_counter()
         try:
             for before, rows in self.batches:
                 state, metrics = self.step_function(state, rows)
                 step, due = before + 1, self.due(before + 1)
-                settle = due.score or due.save or self.stop()
+                settle = due.score or due.save or self._owed or self.stop()
                 # The device may have made both while the host was at something else: each took half of the time.
                 took = self._wait(metrics) / (1 if pending is None else 2) if settle else None
                 if pending is not None:
@@ -257,11 +261,21 @@ class Loop:
                     self._settle(step, metrics, took, state.params if due.score else None)
                     pending = None
                     stopping = self.stop()
-                    if due.save or stopping:
+                    # What is saved among steps without an update would leave no way back to before them.
+                    wanted = due.save or self._owed
+                    self._owed = wanted and self._skipped > 0
+                    if (wanted and not self._owed) or stopping:
                         self._save(step, state)
                     if stopping:
                         break
                     self._mark = time.perf_counter()
+            if self._owed:
+                self._save(step, state)
+            try:
+                self._finish_saving()
+            except CheckpointError as error:
+                self._try_again(error)
+                self._save(step, state)
         finally:
             self._finish_saving()  # also after an error: what was being saved is complete, and told of
         self.check()
@@ -324,18 +338,41 @@ class Loop:
             **scores,
         }
         self.emit(Stepped(step, record))
-        if not bool(metrics.finite):
-            values = {name: float(getattr(metrics, name)) for name in ("loss", "grad_norm", "param_norm")}
-            name = next(name for name, value in values.items() if not math.isfinite(value))
-            raise NotFiniteError(f"training stopped at step {step}: the {IN_WORDS.get(name, name)} is {values[name]}")
+        if bool(metrics.finite):
+            self._skipped = 0
+            return
+        values = {name: float(getattr(metrics, name)) for name in ("loss", "grad_norm", "param_norm")}
+        name = next(name for name, value in values.items() if not math.isfinite(value))
+        what = f"the {IN_WORDS.get(name, name)} is {values[name]}"
+        self._skipped += 1
+        if self._skipped > self.may_skip:
+            row = f", after {self.may_skip} steps in a row that were not finite either" if self.may_skip else ""
+            raise NotFiniteError(f"training stopped at step {step}: {what}{row}")
+        self.emit(Said(f"note: step {step} made no update: {what} ({self._skipped} in a row of {self.may_skip})"))
 
     def _save(self, step: int, state: TrainState) -> None:
-        if self.checkpoints is not None:
+        if self.checkpoints is None:
+            return
+        try:
             self._finish_saving()
-            self.check()
-            self.before_saving()
-            self.checkpoints.save(step, state._asdict(), self.beside(self.tokens_seen))
-            self._saving = step
+            self._start_saving(self.checkpoints, step, state)
+        except CheckpointError as error:
+            self._try_again(error)
+            self._start_saving(self.checkpoints, step, state)
+
+    def _start_saving(self, checkpoints: Checkpoints, step: int, state: TrainState) -> None:
+        self.check()
+        self.before_saving()
+        checkpoints.save(step, state._asdict(), self.beside(self.tokens_seen))
+        self._saving = step
+
+    def _try_again(self, error: CheckpointError) -> None:
+        """Tell of a save that has failed, so that another one can be tried; raise it if that is the second in a row."""
+        self.check()
+        if self._failed or self.checkpoints is None or not self.checkpoints.may_fail:
+            raise error
+        self._failed, self._saving = True, None
+        self.emit(Said(f"note: {error}; it is tried once more"))
 
     def _finish_saving(self) -> None:
         if self.checkpoints is not None:
@@ -350,7 +387,7 @@ class Loop:
         """Emit `Saved` once the checkpoint that is being written is complete."""
         step = self._saving
         if step is not None and self.checkpoints is not None and self.checkpoints.landed(step):
-            self._saving = None
+            self._saving, self._failed = None, False
             self.emit(Saved(step, self.checkpoints.path(step)))
 
 

@@ -45,6 +45,7 @@ MAY_CHANGE = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.log_every",
+    "training.skip_not_finite",
     "training.silent_seconds",
     "training.stuck_seconds",
     "training.sample_prompts",

@@ -44,7 +44,7 @@ class StepMetrics(NamedTuple):
     """The learning rate of the update."""
     finite: Bool[Array, ""]
     """Whether loss, gradient and the new parameters were finite; where they were not, the state is the one from before
-    the step."""
+    the step, but for what counts steps."""
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -76,6 +76,11 @@ def loss_sum(model: Any, params: Any, rows: Batch, *, train: bool = False, dropo
         jnp.asarray(rows.targets),
         jnp.asarray(rows.loss_mask),
     )
+
+
+def _counts(leaf: Array) -> bool:
+    """Whether a leaf of the state counts steps, as the schedule of the learning rate does."""
+    return leaf.ndim == 0 and jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def make_train_step(
@@ -135,7 +140,7 @@ def make_train_step(
         # A finite gradient can still lead out of the range of floats, and no step leads back.
         param_norm = optax.tree.norm(proposed.params)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
-        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
+        after = jax.tree.map(lambda new, old: jnp.where(finite | _counts(new), new, old), proposed, state)
         metrics = StepMetrics(
             loss=loss,
             tokens=jnp.sum(rows.loss_mask, dtype=jnp.int32),

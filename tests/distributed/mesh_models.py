@@ -86,9 +86,10 @@ class Descent:
         *,
         parallel: ParallelConfig = SMALL,
         compiles: bool = True,
+        optimizer: optax.GradientTransformation = optax.sgd(RATE),  # noqa: B008
     ) -> None:
         self.model, self.placement, self.accumulate = build_model(config), placement(words, parallel), accumulate
-        self.optimizer = Optimizer(*optax.sgd(RATE), learning_rate=lambda step: RATE)
+        self.optimizer = Optimizer(*optimizer, learning_rate=lambda step: RATE)
         params = drawn(config)
         state = TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
         shapes = placed(self.placement, self.model, jax.eval_shape(lambda: state))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from xlstm_jax.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -34,6 +37,7 @@ QUICK = {
     "JAX_PLATFORMS": "cpu",
     "NPROC": "16",
 }
+KILLS = int(os.environ.get("KILLS", "3"))
 END_SECONDS = 30
 """From a fault to the end of all: the time of silence, what a launcher waits, and some for a machine that is busy."""
 
@@ -115,7 +119,8 @@ def gone(processes: list[int]) -> bool:
 
 def numbers(run: Path, *names: str) -> list[list[float]]:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert [record["step"] for record in records] == list(range(1, len(records) + 1))
+    assert len(records) >= STEPS
     return [[record[name] for name in names] for record in records]
 
 
@@ -200,6 +205,48 @@ def test_whoever_is_killed_the_same_command_goes_on(whole: Path, folder: Path, s
     assert f"so the checkpoint {saved:08d} was moved to" in output
     assert output.count("was moved to") == 1
     assert len(list((run / "checkpoints" / "damaged").iterdir())) == 1
+    assert numbers(run, *EXACT) == numbers(whole, *EXACT)
+
+
+def newest(run: Path) -> int | None:
+    return RunFolder(run).checkpoints(read_only=True).latest_step() if run.exists() else None
+
+
+def test_killed_at_random_moments_nothing_is_lost(whole: Path, folder: Path, start: Callable[..., Group]) -> None:
+    steps = max(STEPS, 6 * KILLS)
+    if steps > STEPS:
+        group = start("undisturbed", "--steps", str(steps))
+        code, output = group.end()
+        assert code == 0, output
+        whole = group.run
+    seed = random.randrange(1 << 30)
+    rng = random.Random(seed)
+    print("seed", seed)
+    run = folder / "runs" / "often"
+    for number in range(KILLS):
+        group = start("often", "--steps", str(steps))
+        group.wait_for(lambda group=group: len(group.processes()) == 2)  # type: ignore[misc]
+        members, saved = group.processes(), newest(run)
+        if rng.random() < 0.3:  # while it starts
+            time.sleep(rng.uniform(0, 8))
+        else:
+            line = min((saved or 0) + rng.randint(1, 9), steps)
+            while group.launcher.poll() is None and group.lines() < line:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.4))
+        victim, begun = rng.choice([*members, group.launcher.pid]), time.monotonic()
+        print(f"kill {number}: {[*members, group.launcher.pid].index(victim)} at line {group.lines()}, saved {saved}")
+        if group.launcher.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        group.end()
+        while not gone(members):
+            assert time.monotonic() < begun + END_SECONDS
+            time.sleep(0.05)
+        assert time.monotonic() < begun + END_SECONDS
+        assert (newest(run) or 0) >= (saved or 0)
+    code, output = start("often", "--steps", str(steps)).end()
+    assert code == 0, output
     assert numbers(run, *EXACT) == numbers(whole, *EXACT)
 
 

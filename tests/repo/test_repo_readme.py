@@ -29,6 +29,7 @@ SHORTER = {
     "xlstm train quickstart_mixed": [*SMALL_MIX, *SMALL_RUN, "--sources", "my-texts", "--data.vocab_size", "512"],
     "xlstm train quickstart_llama": [*SMALL_LLAMA, *SMALL_RUN, "--sources", "my-texts", "--data.vocab_size", "512"],
     "xlstm train": ["--steps", "3"],
+    "xlstm launch local": ["--steps", "4"],
     "xlstm plan xlstm_125m_7_1": ["--no-compile"],
     "xlstm plan mlstm_v1_7b": ["--no-compile"],
     "xlstm eval synthetic": shlex.split(

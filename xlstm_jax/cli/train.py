@@ -35,6 +35,10 @@ MAIN_OPTIONS = (
 )
 
 
+def _noted(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
 def main(argv: Sequence[str]) -> int:
     """See `usage`; returns the exit code."""
     call = parse(argv)
@@ -55,10 +59,6 @@ def main(argv: Sequence[str]) -> int:
             run = Path(processes.agree(functools.partial(_fork, run, call.fork, experiment)))
         return _train(run, experiment, processes)
     raise AssertionError("unreachable")
-
-
-def _noted(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
 
 
 def _silent(sentence: str) -> None:
@@ -115,7 +115,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_with_fields(argv)
 
 
-def _experiment_and_run(call: argparse.Namespace, word: str, note: Callable[[str], None]) -> tuple[Experiment, Path]:
+def _experiment_and_run(
+    call: argparse.Namespace, word: str, note: Callable[[str], None] = _noted
+) -> tuple[Experiment, Path]:
     """The experiment with the call's changes, and the run it is for."""
     for option, name in {"--run": call.run, "--fork": call.fork}.items():
         if name is not None and not name.strip():

@@ -22,10 +22,10 @@ if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["JAX_ENABLE_X64"] = "1"
 
-import jax
-import optax
-from mesh_models import RATE, Descent, config_of
-from test_mesh_training import worst
+import jax  # noqa: E402
+import optax  # noqa: E402
+from mesh_models import RATE, Descent, config_of  # noqa: E402
+from test_mesh_training import worst  # noqa: E402
 
 KINDS = ("mlstm_v1", "mlstm", "mixed", "llama")
 MESHES = (
@@ -40,8 +40,7 @@ ADAMW = {"dp=8", "fsdp=8", "sp=8", "dp=2,tp=4", "fsdp=2,sp=2,tp=2"}
 
 
 def cases() -> Iterator[tuple[str, bool, str]]:
-    for kind, scan, optimizer in itertools.product(KINDS, (True, False), BOUNDS):
-        yield kind, scan, optimizer
+    yield from itertools.product(KINDS, (True, False), BOUNDS)
 
 
 def main(words: list[str]) -> int:

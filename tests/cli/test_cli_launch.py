@@ -109,7 +109,7 @@ def test_the_script_is_handed_to_sbatch(capsys: pytest.CaptureFixture[str]) -> N
         ("slurm", "there is no command to launch"),
         ("slurm --", "there is no command to launch"),
         ("slurm train tiny", "unrecognized arguments: train tiny"),
-        ("slurm -- trian tiny", "begins with 'trian' (did you mean 'train'?)"),
+        ("slurm -- trian tiny", "begins with 'trian', but only train runs"),
         ("slurm -- launch slurm -- train tiny", "begins with 'launch'"),
         ("slurm -- train", "trains nothing"),
         ("slurm -- train --steps 3 tiny", "takes a preset, a run or a file first"),

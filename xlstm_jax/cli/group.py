@@ -59,7 +59,8 @@ def in_group(start: Start | None, silent_seconds: float) -> Iterator[Processes]:
         sentence, code = _explained(error)
         processes.tell_failure(sentence, code)
         with contextlib.suppress(OSError):
-            print(f"xlstm: {processes.name}: {sentence}", file=sys.stderr)
+            who = "" if processes.leader else f"{processes.name}: "
+            print(f"xlstm: {who}{sentence}", file=sys.stderr)
             flush(sys.stdout, "standard output")
             flush(sys.stderr, "standard error")
         wait_for_the_others(processes)

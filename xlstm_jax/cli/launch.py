@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xlstm_jax.cli.parser import Parser
-from xlstm_jax.config import ConfigError, near_miss
+from xlstm_jax.config import ConfigError
 
 EXAMPLES = {
     "local": """\
@@ -164,31 +164,21 @@ def _kubernetes(arguments: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def _name(command: Sequence[str]) -> str:
-    """The name of a run, or of a verb, after a look at whether the command can be one.
+    """The name of the run that a command trains, after a look at whether it can.
 
     Raises:
-        ConfigError: if it cannot: there is no such verb, preset, option or field.
+        ConfigError: if it cannot: it is another verb, or there is no such preset, option or field.
     """
-    from xlstm_jax.cli import VERBS
-
     if not command:
         raise ConfigError("there is no command to launch; it comes after --, as in -- train quickstart")
     verb, words = command[0], command[1:]
-    if verb not in VERBS or verb == "launch":
-        verbs = [name for name in VERBS if name != "launch"]
-        raise ConfigError(
-            f"the command after -- begins with {verb!r}{near_miss(verb, verbs)}, but must begin with a verb: "
-            f"{', '.join(verbs)}"
-        )
+    if verb != "train":
+        raise ConfigError(f"the command after -- begins with {verb!r}, but only train runs in several processes")
     for word in words:
         try:
             word.encode()
         except UnicodeEncodeError:
             raise ConfigError(f"the command has {word!r} in it, which is not UTF-8") from None
-    return _run_name(words) if verb == "train" else verb
-
-
-def _run_name(words: Sequence[str]) -> str:
     from xlstm_jax.cli.names import find_experiment
     from xlstm_jax.cli.train import parse
     from xlstm_jax.presets import preset_names

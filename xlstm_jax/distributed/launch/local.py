@@ -63,7 +63,8 @@ def run_locally(command: Sequence[str], processes: int, devices: int | None) -> 
             os.close(lifeline)
             first = _wait(started)
             code = _code(started[first].returncode) if first is not None else 0
-            if first is not None and code not in EXIT_CODES.values():  # all were asked to stop, and have said so
+            said = first == 0 and started[0].returncode > 0  # why, before our eyes
+            if first is not None and not said and code not in EXIT_CODES.values():  # all were asked to stop
                 _tell(first, started[first].returncode, logs[first])
     os.close(held)
     return code

@@ -135,6 +135,8 @@ def drawn(config: Any) -> Any:
     def draw(path: Any, leaf: Any) -> Any:
         last = path[-1].key
         centre = 1.0 if last in ("scale", "learnable_skip") else 2.0 if "fgate" in str(path) and last == "bias" else 0.0
-        return jnp.asarray(centre + 0.1 * rng.standard_normal(leaf.shape), config.dtype)
+        # Small inputs of the first norm would multiply every rounding, with each step anew.
+        scale = 1.0 if last == "embedding" and not getattr(config, "tie_weights", False) else 0.1
+        return jnp.asarray(centre + scale * rng.standard_normal(leaf.shape), config.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 DEVICES = 8
 if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     os.environ.setdefault("NPROC", "32")
     os.environ["JAX_NUM_CPU_DEVICES"] = str(DEVICES)
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -32,11 +32,7 @@ FIELDS = [
     *("--eval_every", "12", "--eval_tokens", "100", "--dropout", "0.1", "--silent_seconds", str(SILENT)),
     *("--stuck_seconds", "2", "--sources", "text.txt", "--data.store", "store"),
 ]
-QUICK = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-    "JAX_PLATFORMS": "cpu",
-    "NPROC": "16",
-}
+QUICK = {"JAX_PLATFORMS": "cpu", "NPROC": "16"}
 KILLS = int(os.environ.get("KILLS", "3"))
 END_SECONDS = 30
 """From a fault to the end of all: the time of silence, what a launcher waits, and some for a machine that is busy."""
@@ -57,7 +53,7 @@ class Group:
         self, folder: Path, run: str, *more: str, processes: int = 2, devices: int = 4, fault: str = ""
     ) -> None:
         self.folder, self.run = folder, folder / "runs" / run
-        env = os.environ | QUICK | {"JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
+        env = os.environ | QUICK
         words = ["tiny", "--run", run, *FIELDS, *more]
         if fault:
             env |= {"FAULT": fault, "FAULTY": "1"}
@@ -269,5 +265,5 @@ def test_what_goes_wrong_in_one_process_ends_all(
     got, output = group.end()
     assert got == code, output
     assert re.search(sentence, output), output
-    assert time.monotonic() < begun + 60
+    assert time.monotonic() < begun + 60 + END_SECONDS  # with the start of all
     assert gone(members)

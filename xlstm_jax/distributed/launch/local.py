@@ -19,8 +19,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from xlstm_jax.config import ConfigError
 from xlstm_jax.machine.cores import usable_cores
 from xlstm_jax.machine.signals import EXIT_CODES
 
@@ -38,8 +38,19 @@ def run_locally(command: Sequence[str], processes: int, devices: int | None) -> 
     Args:
         command: with its arguments.
         processes: how many.
-        devices: of each: on a CPU simulated ones, of several GPUs the next so many; what JAX finds if None.
+        devices: of each: on a CPU simulated ones, of several GPUs the next so many. If None, an equal share of the
+            GPUs, or what JAX finds.
+
+    Raises:
+        ConfigError: if the GPUs cannot be shared out equally.
     """
+    gpus = visible_gpus(os.environ)
+    if devices is None and gpus:
+        if gpus % processes:
+            raise ConfigError(
+                f"--processes is {processes}, but the {gpus} GPUs cannot be shared out equally (--devices N: N each)"
+            )
+        devices = gpus // processes
     lifeline, held = os.pipe()
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="xlstm-launch-") as folder:
@@ -48,18 +59,18 @@ def run_locally(command: Sequence[str], processes: int, devices: int | None) -> 
         with _Passed(started):
             for index, log in enumerate(logs):
                 env = environment(os.environ, index, processes, port, devices) | {LIFELINE: str(lifeline)}
-                out: Any = None if index == 0 else log.open("wb")
-                started.append(
-                    subprocess.Popen(
-                        command,
-                        env=env,
-                        stdin=subprocess.DEVNULL,
-                        stdout=out,
-                        stderr=subprocess.STDOUT if out else None,
-                        pass_fds=(lifeline,),
-                        start_new_session=True,  # Ctrl-C comes once to each, from here
+                with contextlib.nullcontext() if index == 0 else log.open("wb") as out:
+                    started.append(
+                        subprocess.Popen(
+                            command,
+                            env=env,
+                            stdin=subprocess.DEVNULL,
+                            stdout=out,
+                            stderr=subprocess.STDOUT if out else None,
+                            pass_fds=(lifeline,),
+                            start_new_session=True,  # Ctrl-C comes once to each, from here
+                        )
                     )
-                )
             os.close(lifeline)
             first = _wait(started)
             code = _code(started[first].returncode) if first is not None else 0
@@ -68,6 +79,15 @@ def run_locally(command: Sequence[str], processes: int, devices: int | None) -> 
                 _tell(first, started[first].returncode, logs[first])
     os.close(held)
     return code
+
+
+def visible_gpus(environ: Mapping[str, str], driver: Path = Path("/proc/driver/nvidia/gpus")) -> int:
+    """How many GPUs of NVIDIA a process with this environment would use; 0 if it is told to use something else."""
+    if "cuda" not in (platforms := environ.get("JAX_PLATFORMS", "")) and "gpu" not in platforms and platforms:
+        return 0
+    there = len(list(driver.iterdir())) if driver.is_dir() else 0
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    return there if listed is None else min(there, len([word for word in listed.split(",") if word.strip()]))
 
 
 def environment(

@@ -80,7 +80,7 @@ def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=what,
-        usage=f"xlstm launch {name} [options] -- VERB ...",
+        usage=f"xlstm launch {name} [options] -- train ...",
         description=f"{what[:1].upper()}{what[1:]}.",
         epilog=EXAMPLES[name],
     )

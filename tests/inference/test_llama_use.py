@@ -22,9 +22,9 @@ from xlstm_jax.models.language_model import build_model, with_exact_resets
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 from xlstm_jax.presets import get_preset
+from xlstm_jax.scoring.documents import score_document
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.scoring.score import Scorer
-from xlstm_jax.scoring.text import score_document
 from xlstm_jax.training.config import Experiment
 
 EOD, CONTEXT = ByteTokenizer.eod_id, 12

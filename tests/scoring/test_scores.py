@@ -16,9 +16,9 @@ from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
 from xlstm_jax.scoring.chunks import LONGEST_CHUNK, chunks, power_of_two
+from xlstm_jax.scoring.documents import score_document
 from xlstm_jax.scoring.heldout import HeldOut, first_documents
 from xlstm_jax.scoring.score import Score, Scorer
-from xlstm_jax.scoring.text import score_document
 
 DOCUMENTS = [
     b"hello world, hello",

@@ -211,6 +211,23 @@ def cross_entropy(
     )(params, features, targets, mask)
 
 
+def target_nats(
+    head: Callable[[Any, Array], Array], params: Any, features: Array, targets: Array, mask: Array
+) -> Array:
+    """`xlstm_jax.kernels.cross_entropy.target_nats`, as `cross_entropy` is that of its sum."""
+    axes = current()
+    if axes is None:
+        return losses.target_nats(lambda chunk: head(params, chunk), features, targets, mask)
+    rows, tokens, _ = axes.lying(("batch", "sequence", None), features.shape)
+    by_token = P(rows, tokens)
+    return jax.shard_map(
+        lambda params, *arrays: losses.target_nats(lambda chunk: head(params, chunk), *arrays),
+        in_specs=(P(), by_token, by_token, by_token),
+        out_specs=by_token,
+        axis_names=set(axes.reducing),
+    )(params, features, targets, mask)
+
+
 def _exchanged(
     axes: Axes, batch: int, seq: int, heads: int, *, along_sequence: bool = True
 ) -> tuple[Any, Any, Any, Any]:

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from xlstm_jax import evaluation
 from xlstm_jax.machine.progress import Progress, clock, make_console
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 RESULT = "result.json"
 
@@ -37,11 +37,11 @@ class Suite:
     """What it does, in a line."""
     config: type
     """A dataclass that checks itself, with a field for each option of the command; see `option`."""
-    run: Callable[[Any, Progress], Iterator[Record]]
-    """(config, progress) -> the record as it grows: an interruption leaves what was found. What is wrong with the
-    config is raised by the call, before anything is run."""
-    table: Callable[[Record], tuple[Table, str]]
-    """(table for a terminal of 80 columns, what its columns mean)."""
+    run: Callable[[Any, Progress, Record], Iterator[Record]]
+    """(config, progress, the record that is there already) -> the record as it grows: an interruption leaves what was
+    found. What is wrong with the config is raised by the call, before anything is run."""
+    table: Callable[[Record], tuple[RenderableType, str]]
+    """(table, or tables, for a terminal of 80 columns, what the columns mean)."""
     picture: Callable[[Record, Path], None]
     """Draws a PNG."""
     picture_name: str = "picture.png"
@@ -55,16 +55,33 @@ class Suite:
         return Path("runs", (self.folder or self.name).format(**values))
 
 
-def option(metavar: str, what: str, *, read: Callable[[str], Any] = str, **default: Any) -> Any:
+def option(
+    metavar: str,
+    what: str,
+    *,
+    read: Callable[[str], Any] = str,
+    several: bool = False,
+    names: Literal["run", "store"] | None = None,
+    **default: Any,
+) -> Any:
     """A field of a suite's config that the command line can set.
 
     Args:
         metavar: its value in the help.
         what: it is, for the help.
         read: makes the value of its text; raises ValueError or `argparse.ArgumentTypeError`.
+        several: it takes one value or more, a list.
+        names: the value is the word for a run or a store; the config gets the path of its folder.
         default: `default=VALUE`; without it the option must be given.
     """
-    return dataclasses.field(metadata={"metavar": metavar, "help": what, "type": read}, **default)
+    how = {"metavar": metavar, "help": what, "type": read, **({"nargs": "+"} if several else {})}
+    return dataclasses.field(metadata={"how": how, "names": names}, **default)
+
+
+def argument(metavar: str, what: str, *, names: Literal["run", "store"] | None = None) -> Any:
+    """A field that the words of the command line are which belong to no option, one or more; see `option`."""
+    how = {"metavar": metavar, "help": what, "nargs": "+"}
+    return dataclasses.field(metadata={"how": how, "names": names, "positional": True})
 
 
 def suites() -> Iterator[Suite]:
@@ -92,8 +109,8 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
 
     console = make_console(stderr=as_json)
     progress = Progress(console=console)
-    records = suite.run(config, progress)
     out = suite.place(**vars(config)) if out is None else out
+    records = suite.run(config, progress, _found(out / RESULT))
     out.mkdir(parents=True, exist_ok=True)
     record: Record = {}
     for found in records:
@@ -104,9 +121,18 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
     if as_json:
         print(json.dumps(record, indent=2))
     else:
-        table, meaning = suite.table(record)
-        console.print(table)
+        tables, meaning = suite.table(record)
+        console.print(tables)
         progress.say(meaning)
         sys.stdout.flush()
     progress.say(f"written: {out / RESULT}, {out / suite.picture_name}")
     return record
+
+
+def _found(path: Path) -> Record:
+    """The record of a result.json; an empty one where there is none that can be read."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

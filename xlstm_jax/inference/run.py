@@ -19,8 +19,8 @@ from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, 
 from xlstm_jax.models.parameters import describe
 from xlstm_jax.runs.errors import DamagedRunError
 from xlstm_jax.runs.folder import RunFolder, TokenizerInfo
+from xlstm_jax.scoring.documents import score_document
 from xlstm_jax.scoring.score import Score, Scorer
-from xlstm_jax.scoring.text import score_document
 
 NOT_THE_MODEL = ("data", "optimizer", "training")
 """Parts of a run's config that say nothing about what its model computes."""
@@ -113,12 +113,18 @@ class Run:
         """
         (text,) = checked_prompts([text])
         eod = self.tokenizer.eod_id
-        bos = eod if self._info.bos_id is None else self._info.bos_id
+        bos = eod if self.bos_id is None else self.bos_id
         document = np.concatenate([[bos], self.tokenizer.encode_array(text), [eod]]).astype(np.int32)
-        return score_document(self._scorer, self.params, document, len(as_bytes(text)))
+        return score_document(self.scorer, self.params, document, len(as_bytes(text)))
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that opens a text; None: the EOD of the tokenizer."""
+        return self._info.bos_id
 
     @functools.cached_property
-    def _scorer(self) -> Scorer:
+    def scorer(self) -> Scorer:
+        """What scores texts with `params`."""
         return Scorer(self.model)
 
 

@@ -66,21 +66,39 @@ def cross_entropy(
         mask: which targets count. None at all gives a loss of zero and a gradient of zero.
         chunk_tokens: tokens whose logits are held at once.
     """
-    dim = features.shape[-1]
-    tokens = targets.size
-    chunk = max(1, min(chunk_tokens, tokens))
-    num_chunks = max(1, -(-tokens // chunk))
-    padding = num_chunks * chunk - tokens
-
-    def chunked(x: Array, *shape: int) -> Array:
-        flat = x.reshape(tokens, *shape)
-        return jnp.pad(flat, ((0, padding),) + ((0, 0),) * len(shape)).reshape(num_chunks, chunk, *shape)
-
-    pieces = chunked(features, dim), chunked(targets), chunked(mask)
+    pieces = _chunks(chunk_tokens, features, targets, mask)
     # The head's parameters become explicit, so that the custom gradient below can return theirs.
     pure_head, params = jax.closure_convert(head, pieces[0][0])
     nats = _summed_nats(pure_head, pieces[0], pieces[1], pieces[2], tuple(params))
     return LossSum(nats, jnp.sum(mask, dtype=jnp.int32))
+
+
+def target_nats(
+    head: Head,
+    features: Float[Array, "batch seq dim"],
+    targets: Int[Array, "batch seq"],
+    mask: Bool[Array, "batch seq"],
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Float[Array, "batch seq"]:
+    """What `cross_entropy` sums, target by target, zero where the mask is false; the arguments are the same."""
+    pieces = _chunks(chunk_tokens, features, targets)
+    nats = jax.lax.map(lambda piece: token_nats(head(piece[0]), piece[1]), pieces)
+    return jnp.where(mask, nats.reshape(-1)[: targets.size].reshape(targets.shape), 0.0)
+
+
+def _chunks(chunk_tokens: int, *arrays: Array) -> tuple[Array, ...]:
+    """Arrays (batch, seq, ...) as (chunks, tokens, ...), filled up with zeros."""
+    tokens = arrays[0].shape[0] * arrays[0].shape[1]
+    chunk = max(1, min(chunk_tokens, tokens))
+    num_chunks = max(1, -(-tokens // chunk))
+    padding = num_chunks * chunk - tokens
+
+    def chunked(x: Array) -> Array:
+        flat, shape = x.reshape(tokens, *x.shape[2:]), x.shape[2:]
+        return jnp.pad(flat, ((0, padding),) + ((0, 0),) * len(shape)).reshape(num_chunks, chunk, *shape)
+
+    return tuple(map(chunked, arrays))
 
 
 def _chunk_nats(head: Callable, targets: Array, mask: Array, features: Array, params: tuple) -> Array:

@@ -59,7 +59,7 @@ class HeldOut:
             batches = progress(batches, self._batches.num_batches)
         state = self._scorer.start(self._batches.batch_size)
         sums = []
-        for (tokens, targets, borders, loss_mask), _ in batches:
+        for (tokens, targets, borders, loss_mask), *_ in batches:
             nats, state = self._scorer(params, state, tokens, targets, borders, loss_mask)
             sums.append(nats)
         # Summed on the host in float64: there are many batches.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from xlstm_jax.distributed.kernels import cross_entropy
+from xlstm_jax.distributed.kernels import cross_entropy, target_nats
 from xlstm_jax.distributed.placement import beside
 from xlstm_jax.models.language_model import LanguageModel, build_model, with_exact_resets
 
@@ -63,7 +63,8 @@ class Scorer:
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = build_model(with_exact_resets(model.config))
-        self._nats = jax.jit(partial(_nats, self.model), donate_argnums=1)
+        self._sum = jax.jit(partial(_summed, self.model), donate_argnums=1)
+        self._each = jax.jit(partial(_each, self.model), donate_argnums=1)
 
     def start(self, batch_size: int) -> Any:
         """The state before the first token, to be carried from call to call; None if the model is to read windows."""
@@ -85,44 +86,60 @@ class Scorer:
         targets: Int[np.ndarray, "batch seq"],
         document_borders: Bool[np.ndarray, "batch seq"],
         loss_mask: Bool[np.ndarray, "batch seq"],
-        mask: Bool[np.ndarray, "batch seq"] | None = None,
     ) -> tuple[Float[Array, ""], Any]:
         """Nats of the targets whose `loss_mask` is true, and the state after them.
 
         Args:
             state: of `start` or of the call before; it is given away.
-            tokens, document_borders, mask: as the model's.
+            tokens, document_borders: as the model's.
             targets: the token after each.
             loss_mask: which targets count.
         """
         with beside(params):
-            return self._nats(params, state, tokens, targets, document_borders, loss_mask, mask)
+            return self._sum(params, state, tokens, targets, document_borders, loss_mask)
+
+    def each(
+        self,
+        params: Any,
+        state: Any,
+        tokens: Int[np.ndarray, "batch seq"],
+        targets: Int[np.ndarray, "batch seq"],
+        document_borders: Bool[np.ndarray, "batch seq"],
+        loss_mask: Bool[np.ndarray, "batch seq"],
+    ) -> tuple[Float[Array, "batch seq"], Any]:
+        """What a call sums, target by target; zero where `loss_mask` is false."""
+        with beside(params):
+            return self._each(params, state, tokens, targets, document_borders, loss_mask)
 
 
-def _nats(
-    model: LanguageModel,
-    params: Any,
-    state: Any,
-    tokens: Array,
-    targets: Array,
-    document_borders: Array,
-    loss_mask: Array,
-    mask: Array | None,
+def _summed(
+    model: LanguageModel, params: Any, state: Any, tokens: Array, targets: Array, borders: Array, loss_mask: Array
 ) -> tuple[Array, Any]:
+    hidden, state = _hidden(model, params, state, tokens, borders)
+    targets, loss_mask = jnp.asarray(targets), jnp.asarray(loss_mask)
+    return cross_entropy(_head(model), model.head_params(params), hidden, targets, loss_mask).nats, state
+
+
+def _each(
+    model: LanguageModel, params: Any, state: Any, tokens: Array, targets: Array, borders: Array, loss_mask: Array
+) -> tuple[Array, Any]:
+    hidden, state = _hidden(model, params, state, tokens, borders)
+    targets, loss_mask = jnp.asarray(targets), jnp.asarray(loss_mask)
+    return target_nats(_head(model), model.head_params(params), hidden, targets, loss_mask), state
+
+
+def _hidden(model: LanguageModel, params: Any, state: Any, tokens: Array, borders: Array) -> tuple[Array, Any]:
     carried = state is not None
     hidden: Any = model.apply(
         {"params": params},
         tokens,
-        document_borders=document_borders,
-        mask=mask,
+        document_borders=borders,
         state=state,
         return_state=carried,
         method="features",
     )
-    hidden, state = hidden if carried else (hidden, None)
+    return hidden if carried else (hidden, None)
 
-    def head(params: Any, chunk: Array) -> Any:
-        return model.apply({"params": params}, chunk, method="head")
 
-    targets, loss_mask = jnp.asarray(targets), jnp.asarray(loss_mask)
-    return cross_entropy(head, model.head_params(params), hidden, targets, loss_mask).nats, state
+def _head(model: LanguageModel) -> Any:
+    return lambda params, chunk: model.apply({"params": params}, chunk, method="head")

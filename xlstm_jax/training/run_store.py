@@ -101,6 +101,15 @@ def own_store(data: DataConfig, run: RunFolder) -> Path | None:
     return None
 
 
+def store_of(data: DataConfig, run: RunFolder) -> TokenStore | None:
+    """The token store of the text that a run was begun with, as it lies; None where it cannot be found."""
+    if data.mixture:
+        paths = {str(_seen_from(run, Path(name))): weight for name, weight in data.mixture.items()}
+        return MixedStore(paths) if all((Path(path) / INDEX_FILE).is_file() for path in paths) else None
+    own = own_store(data, run)
+    return None if own is None else open_store(own)
+
+
 def _seen_from(run: RunFolder, path: Path) -> Path:
     """A store's path from here, or from a folder above the run if it is not there."""
     places = [folder / path for folder in (Path(), *run.path.resolve().parents)]

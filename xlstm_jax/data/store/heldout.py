@@ -28,6 +28,8 @@ class HeldoutBatch(NamedTuple):
     rows: Batch
     documents: Int32[np.ndarray, "batch seq"]
     """Number of the document that each position belongs to; -1 where `rows.loss_mask` is false."""
+    positions: Int32[np.ndarray, "batch seq"]
+    """Of each target in its document, the first token's being 0."""
 
 
 class _Heldout:
@@ -65,7 +67,7 @@ class _Heldout:
         shape = (self.batch_size, self.seq_len)
         tokens = (np.full(shape, self._split.eod_id, np.int32) for _ in range(2))
         flags = (np.zeros(shape, bool) for _ in range(2))
-        return HeldoutBatch(Batch(*tokens, *flags), np.full(shape, -1, np.int32))
+        return HeldoutBatch(Batch(*tokens, *flags), np.full(shape, -1, np.int32), np.zeros(shape, np.int32))
 
 
 class HeldoutDocuments(_Heldout):
@@ -100,16 +102,24 @@ class HeldoutDocuments(_Heldout):
 class HeldoutWindows(_Heldout):
     """Iterates over batches like `HeldoutDocuments`, but each row is a window of a document and needs no state.
 
-    The arguments are those of `HeldoutDocuments`; `seq_len` is the size of a window (see `windows`), and rows
-    beyond the last window are empty.
+    The arguments are those of `HeldoutDocuments`; `seq_len` is the size of a window, `clear_every` the number of
+    positions after which no window looks back (see `windows`), and rows beyond the last window are empty.
     """
 
-    def __init__(self, split: Split, *, batch_size: int, seq_len: int, documents: Sequence[int] | None = None):
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        seq_len: int,
+        documents: Sequence[int] | None = None,
+        clear_every: int | None = None,
+    ):
         super().__init__(split, batch_size, seq_len, documents)
         self._rows = [
             (document, window)
             for document in self.document_numbers
-            for window in windows(self._lengths[document], seq_len)
+            for window in windows(self._lengths[document], seq_len, clear_every)
         ]
         self.batch_size = min(batch_size, len(self._rows))
         self.num_batches = -(-len(self._rows) // self.batch_size)
@@ -125,6 +135,7 @@ class HeldoutWindows(_Heldout):
                 batch.rows.document_borders[row, 0] = True
                 batch.rows.loss_mask[row, window.scored - window.start : length] = True
                 batch.documents[row, window.scored - window.start : length] = document
+                batch.positions[row, :length] = np.arange(window.start, window.end)
             yield batch
 
 
@@ -136,12 +147,18 @@ class Window(NamedTuple):
     end: int
 
 
-def windows(length: int, size: int) -> list[Window]:
+def windows(length: int, size: int, clear_every: int | None = None) -> list[Window]:
     """Windows of at most `size` positions that score each of `length` positions once.
 
     Each window begins half a window after the one before, so all positions but a document's first have at least half
-    a window of text before them.
+    a window of text before them. With `clear_every` each stretch of so many positions is read like a document.
     """
+    if clear_every is not None:
+        return [
+            Window(*(start + place for place in window))
+            for start in range(0, length, clear_every)
+            for window in windows(min(clear_every, length - start), size)
+        ]
     found = [Window(0, 0, min(size, length))]
     while found[-1].end < length:
         last = found[-1]
@@ -167,6 +184,7 @@ class _Row:
             batch.rows.document_borders[row, filled] = self._position == 0
             batch.rows.loss_mask[row, here] = True
             batch.documents[row, here] = number
+            batch.positions[row, here] = np.arange(self._position, self._position + len(tokens) - 1)
             filled += len(tokens) - 1
             self._position += len(tokens) - 1
             if start + len(tokens) - 1 == end:

@@ -97,7 +97,7 @@ def _trials(options: SyntheticOptions, task: Task) -> Iterator[_Trial]:
             yield _Trial(name, config, synthetic_model(name, task, options.dim, config.train_lengths[1]))
 
 
-def run(options: SyntheticOptions, progress: Progress) -> Iterator[Record]:
+def run(options: SyntheticOptions, progress: Progress, before: Record) -> Iterator[Record]:
     """Train and test every model with every seed; see `Suite.run`."""
     from xlstm_jax.evaluation.synthetic.tasks import get_task
 

@@ -25,7 +25,7 @@ class CoinOptions:
             raise ConfigError(f"--tosses is {self.tosses}, but must be a whole number >= 1")
 
 
-def run(options: CoinOptions, progress: Progress) -> Iterator[Record]:
+def run(options: CoinOptions, progress: Progress, before: Record) -> Iterator[Record]:
     heads: list[int] = []
     for coin in range(options.coins):
         with progress.bar(f"coin {coin}", options.tosses) as bar:

@@ -26,6 +26,7 @@ examples:
   xlstm data prepare stdlib --out stores/stdlib --tokenizer bpe --vocab-size 4096
   xlstm data prepare books/ 'more/**/*.txt.gz' --out stores/books
   xlstm data prepare train.txt --validation valid.txt --out stores/mine
+  xlstm data prepare tinyshakespeare.txt --validation-tail 0.1 --tokenizer bytes --out stores/shakespeare
   xlstm data prepare wiki.jsonl.gz --text-field body --tokenizer path/to/tokenizer.json --out stores/wiki
 
 A source is a file, a folder, a glob pattern, or the word `stdlib`: the sources of this Python's standard library, text

@@ -69,6 +69,56 @@ def test_the_end_of_a_single_document_is_held_out_and_not_learnt_from(tokenizer,
     )
 
 
+def test_a_named_tail_is_cut_from_every_document_to_the_byte_and_not_learnt_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    a, b = PLAY[:1003], "é".encode() * 50 + b"x"
+    (tmp_path / "a.txt").write_bytes(a)
+    (tmp_path / "b.txt").write_bytes(b)
+    tail = ["--validation-tail", "0.1", "--quiet"]
+    assert (
+        main(["data", "prepare", "a.txt", "b.txt", "--out", "out", "--tokenizer", "bpe", "--vocab-size", "270", *tail])
+        == 0
+    )
+    store = open_store("out")
+    heads, tails = sides(store)
+    assert sorted(heads) == sorted([a[:902], b[:90]])
+    assert sorted(tails) == sorted([a[902:], b[90:]])  # 101 of 1003 bytes, 11 of 101, in the midst of a character
+    assert store.tokenizer.fingerprint == train_byte_level(heads, 270).fingerprint
+    assert "held out, because" not in capsys.readouterr().err
+    # The store is another one without it, and the other way round.
+    for words, sentence in ((tail[2:], "asked for None, there 0.1"), (["--validation-tail", "0.2"], "asked for 0.2")):
+        assert (
+            main(
+                [
+                    "data",
+                    "prepare",
+                    "a.txt",
+                    "b.txt",
+                    "--out",
+                    "out",
+                    "--tokenizer",
+                    "bpe",
+                    "--vocab-size",
+                    "270",
+                    *words,
+                ]
+            )
+            == 2
+        )
+        assert sentence in capsys.readouterr().err
+    assert main(["data", "prepare", "a.txt", "--out", "other", "--validation", "b.txt", *tail]) == 2
+    assert "validation names what is held out" in capsys.readouterr().err
+    assert main(["data", "prepare", "corpora/enwik8", "--out", "other", *tail]) == 1
+    assert "mattmahoney.net" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "fraction", "tail"), [(1115394, 0.1, 111540), (100_000_000, 0.1, 10_000_000), (10, 0, 0)]
+)
+def test_the_usual_splits_come_out_to_the_byte(size, fraction, tail):
+    assert len(stages.cut_tail(bytes(size), fraction, to_the_byte=True)[1]) == tail
+
+
 def test_of_copies_of_one_document_the_same_end_is_held_out(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.txt").write_bytes(PLAY)

@@ -12,8 +12,18 @@ from xlstm_jax.data.prepare.formats import formats
 AUTO = "auto"
 DEFAULT_VOCAB_SIZE = 8192
 
-CONTENT = ("tokenizer", "vocab_size", "training_bytes", "validation_fraction", "seed", "shard_tokens")
+CONTENT = (
+    "tokenizer",
+    "vocab_size",
+    "training_bytes",
+    "validation_fraction",
+    "validation_tail",
+    "seed",
+    "shard_tokens",
+)
 """Fields that decide what a store holds, beside the documents."""
+LATER = ("validation_tail",)
+"""Those that older stores were made without: at their default they are not written down."""
 STOOD_FOR = ("eod", "drop_normalizer", "validation")
 """Fields that the fingerprint of the tokenizer and the files stand for. All others say how files become documents."""
 
@@ -43,6 +53,9 @@ class PrepareConfig(Config):
     validation_fraction: Annotated[float, AtLeast(0), Below(1)] = 0.02
     """Share of the documents (chosen by hash of their content) that is held out; at least one document if there are two
     different ones, none if 0. Of a single document the last part is held out, from the beginning of a line."""
+    validation_tail: Annotated[float, AtLeast(0), Below(1)] = 0.0
+    """Share of the bytes of each document that is held out at its end, to the byte, in place of a share of the
+    documents: the usual split of a corpus that is one file. None if 0."""
     validation: tuple[str, ...] = ()
     """Files, folders or globs of which all documents are held out, in place of a share of the others. What is in both
     is not learnt from."""
@@ -67,6 +80,11 @@ class PrepareConfig(Config):
             listed = ", ".join(map(repr, known))
             hint = near_miss(self.format, known)
             raise ConfigError(f"{name}.format is {self.format!r}, but must be one of {listed}{hint}")
+        if self.validation and self.validation_tail:
+            raise ConfigError(
+                f"{name}.validation_tail is {self.validation_tail}, but {name}.validation names what is held out; "
+                "give one of them"
+            )
         if self.separator == "":
             raise ConfigError(f"{name}.separator is empty, but must be the text that stands between documents")
 
@@ -75,7 +93,7 @@ class PrepareConfig(Config):
 
         `tokenizer` is `bytes`, `bpe` or the fingerprint of a given one.
         """
-        values = {name: getattr(self, name) for name in CONTENT}
+        values = {name: getattr(self, name) for name in CONTENT if name not in LATER or getattr(self, name)}
         wanted = (self.vocab_size or DEFAULT_VOCAB_SIZE) if tokenizer == "bpe" else None
         return values | {"tokenizer": tokenizer, "vocab_size": wanted}
 

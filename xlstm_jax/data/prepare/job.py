@@ -123,5 +123,5 @@ def make_job(files: list[SourceFile], config: PrepareConfig, tokenizer: str, tas
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     """`seed (asked for 1, there 0), ...` for the entries in which two requests differ; empty if equal."""
-    keys = [key for key in wanted if wanted[key] != found.get(key)]
-    return ", ".join(f"{key} (asked for {wanted[key]!r}, there {found.get(key)!r})" for key in keys)
+    keys = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
+    return ", ".join(f"{key} (asked for {wanted.get(key)!r}, there {found.get(key)!r})" for key in keys)

@@ -110,7 +110,8 @@ def prepare(
             _encode(job, folder, pool, made, scanned, parted, bars)
             splits = _merge(job, folder, pool, made, parted, bars)
         held_out = splits["validation"]["raw_bytes"] / sum(split["raw_bytes"] for split in splits.values())
-        if held_out > max(MUCH_HELD_OUT, 3 * config.validation_fraction) and not job.holds_out:
+        by_documents = not (job.holds_out or config.validation_tail)
+        if by_documents and held_out > max(MUCH_HELD_OUT, 3 * config.validation_fraction):
             say(
                 f"note: {held_out:.0%} of the text is held out, because documents are held out whole and are few here; "
                 "`separator` cuts files into more, `validation` names files to hold out"
@@ -320,6 +321,8 @@ def _part(job: Job, scanned: np.ndarray) -> Parted:
         if not (scanned["split"] == stages.HELD_OUT).any():
             raise SourceError("the sources of validation hold no text")
         return Parted(1)
+    if job.config.validation_tail:
+        return Parted(1, job.config.validation_tail)
     threshold = split_threshold(scanned["split"], fraction)
     # One document (or copies of one) cannot be held out as a whole.
     return Parted(1, fraction) if fraction and not threshold else Parted(threshold)

@@ -26,6 +26,15 @@ from xlstm_jax.data.prepare.walk import matches, walk
 
 STDLIB = "stdlib"
 TEXT = "text"
+_WIKITEXT = "https://s3.amazonaws.com/research.metamind.io/wikitext/wikitext-2-v1.zip, unzipped"
+STANDARD_TEXTS = {
+    "tinyshakespeare.txt": "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "enwik8": "http://mattmahoney.net/dc/enwik8.zip, unzipped",
+    "text8": "http://mattmahoney.net/dc/text8.zip, unzipped",
+    "wiki.train.tokens": _WIKITEXT,
+    "wiki.valid.tokens": _WIKITEXT,
+}
+"""Texts that models are compared on, by the names of their files, and where each is to be had."""
 _NOT_READ = {
     ".zst": "Zstandard", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip", ".7z": "7-Zip", ".tar": "tar", ".tgz": "tar",
     ".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow",
@@ -112,6 +121,10 @@ def _expand(source: str, config: PrepareConfig, notes: Notes) -> list[str]:
     folder = os.path.dirname(source) or "."
     siblings = os.listdir(folder) if os.path.isdir(folder) else []
     hint = near_miss(os.path.basename(source), siblings)
+    if (where := STANDARD_TEXTS.get(os.path.basename(source))) is not None:
+        raise SourceError(
+            f"there is no file {source!r}{hint}: it comes from {where}; --sources PATH names it elsewhere"
+        )
     raise SourceError(
         f"there is no file or folder {source!r}{hint}; the word 'stdlib' means the Python library's sources"
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,13 @@ LEARNT, HELD_OUT = (1 << 64) - 1, 0
 """In place of a split hash: of a document whose side is settled otherwise. Any threshold above 0 parts them."""
 
 
-def cut_tail(content: bytes, fraction: float) -> tuple[bytes, bytes]:
+def cut_tail(content: bytes, fraction: float, *, to_the_byte: bool = False) -> tuple[bytes, bytes]:
     """A document without its last part, and that part: about `fraction` of it, or up to twice as much so that it begins
-    a line. The second is empty if there is nothing to cut."""
+    a line; or just as many bytes. The second is empty if there is nothing to cut."""
+    if to_the_byte:
+        # As the decimal that it was given as: a tenth of a hundred bytes is ten.
+        at = len(content) - math.ceil(len(content) * Fraction(str(fraction)))
+        return (content[:at], content[at:]) if at > 0 else (content, b"")
     size = max(1, round(len(content) * fraction))
     at = content.rfind(b"\n", max(0, len(content) - 2 * size), len(content) - size) + 1
     if at == 0:
@@ -91,7 +97,8 @@ class Worker:
         if not tail:
             yield content, *self._hashes(source, content)
             return
-        for part, side in zip(cut_tail(content, tail), (LEARNT, HELD_OUT), strict=True):
+        parts = cut_tail(content, tail, to_the_byte=self.job.config.validation_tail > 0)
+        for part, side in zip(parts, (LEARNT, HELD_OUT), strict=True):
             if part:
                 yield part, document_hashes(part, self.job.config.seed)[0], side
 
@@ -111,8 +118,10 @@ class Worker:
             held_out = set(scanned["order"][scanned["split"] < threshold].tolist())
         for task in tasks:
             for source, content in self.job.task_documents(task):
+                if self._hashes(source, content)[0] >= limit:
+                    continue
                 for part, order, split in self._parts(source, content, tail):
-                    if split < threshold or (order >= limit and not tail) or order in held_out:
+                    if split < threshold or order in held_out:
                         continue
                     yield part[: self.job.config.training_bytes]
                     unreported += len(part)

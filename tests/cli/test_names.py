@@ -16,7 +16,7 @@ from xlstm_jax.config import ConfigError
 from xlstm_jax.presets import get_preset
 from xlstm_jax.runs.errors import RunNotFoundError
 from xlstm_jax.runs.folder import RunFolder
-from xlstm_jax.training.config import Experiment
+from xlstm_jax.training.config import DataConfig, Experiment
 
 PREAMBLE = """
 import dataclasses
@@ -67,6 +67,8 @@ def test_a_store_may_be_named_too() -> None:
     assert find_store("./mine") == find_store("other/mine").parent.parent / "mine"
     changed = find_experiment("tiny").changed(["--data.store", "mine", "steps=7"])
     assert (changed.data.store, changed.training.steps) == ("stores/mine", 7)
+    # A preset's own text is not what a named store is to be made of.
+    assert find_experiment("shakespeare").changed(["--data.store", "mine"]).data.sources == DataConfig().sources
     Path("mine").mkdir()
     assert find_store("mine") == Path("mine")
 

@@ -26,7 +26,7 @@ def coins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("coins")
 def test_a_folder_is_all_that_a_new_evaluation_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [suite.name for suite in suites()] == ["coins", "synthetic"]
+    assert [suite.name for suite in suites()] == ["coins", "synthetic", "text"]
     with pytest.raises(SystemExit, match="0"):
         main(["eval", "--help"])
     assert "toss coins" in capsys.readouterr().out
@@ -58,8 +58,8 @@ def test_a_suites_options_are_checked_before_anything_is_written(capsys: pytest.
     ):
         assert main(["eval", "coins", *words]) == 2
         assert sentence in capsys.readouterr().err
-    assert main(["eval", "coin"]) == 2
-    assert "choose from" in capsys.readouterr().err
+    assert main(["eval", "coin"]) == 1
+    assert "(did you mean 'coins'?)" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 

@@ -38,6 +38,7 @@ class Target:
     """The run's folder, if it is that of a run."""
     note: str | None = None
     """What its giver should know, where the word could have meant something else."""
+    preset: bool = False
 
     def changed(
         self, fields: Sequence[str], say: Callable[[str], None] = lambda sentence: None, begun: Path | None = None
@@ -77,6 +78,8 @@ class Target:
             data = dataclasses.replace(data, sources=sources, store=None)
         elif data.mixture and others:
             data = dataclasses.replace(data, sources=sources, mixture={})
+        elif self.preset and others == {"data.store"}:
+            data = dataclasses.replace(data, sources=sources)  # that store as it is, not one of the preset's text
         return dataclasses.replace(self.experiment, data=data)
 
 
@@ -215,11 +218,11 @@ def find_experiment(word: str) -> Target:
         both = f"{word} is the name of a preset and of the run {run}: the preset is taken" if run else None
         if run is not None and run == Path(word):
             both = f"{both}; ./{word} means the run"
-        return Target(get_preset(word), word, note=both)
+        return Target(get_preset(word), word, note=both, preset=True)
     if run is not None:
         return Target(RunFolder(run).read_config(Experiment), str(run), run)
     if (preset := find_preset(word)) is not None:
-        return Target(get_preset(preset), preset)
+        return Target(get_preset(preset), preset, preset=True)
     if not is_name(word) or RunFolder(word).published:
         RunFolder.open(word)  # which tells what is wrong
     raise ConfigError(

@@ -12,10 +12,12 @@ from xlstm_jax.presets.quickstart import quickstart, tiny
 from xlstm_jax.presets.quickstart_llama import quickstart_llama
 from xlstm_jax.presets.quickstart_mixed import quickstart_mixed
 from xlstm_jax.presets.stdlib import stdlib
+from xlstm_jax.presets.texts import enwik8, shakespeare, text8, wikitext2
 from xlstm_jax.training.config import Experiment
 
 _PRESETS: dict[str, Callable[[], Experiment]] = {
     **{function.__name__: function for function in (quickstart, quickstart_mixed, quickstart_llama, stdlib, tiny)},
+    **{function.__name__: function for function in (shakespeare, enwik8, text8, wikitext2)},
     **xlstm_paper.PRESETS,
     **xlstm_jax_sizes.PRESETS,
     **llama_sizes.PRESETS,

@@ -22,7 +22,7 @@ from xlstm_jax.models.language_model import build_model, with_exact_resets
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 from xlstm_jax.presets import get_preset
-from xlstm_jax.scoring.documents import score_document
+from xlstm_jax.scoring.documents import DocumentScorer, score_document
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.scoring.score import Scorer
 from xlstm_jax.training.config import Experiment
@@ -164,6 +164,17 @@ def test_held_out_documents_are_scored_in_windows_of_the_context_whatever_the_ba
         score = score_document(scorer, params, tokens, len(document))
         assert score.nats == pytest.approx(nats, rel=1e-5)
         assert score.tokens == len(document) + 1
+    # Emptied in between, each stretch is read like a document, without its opening.
+    cleared = [*windows(20, CONTEXT), *(tuple(20 + place for place in w) for w in windows(12, CONTEXT))]
+    assert windows(32, CONTEXT, 20) == cleared
+    (score,) = DocumentScorer(scorer, split, clear_every=20)(params, [0])
+    tokens, nats = np.array([EOD, *documents[0], EOD], np.int32), 0.0
+    for start, scored, end in cleared:
+        row = np.zeros((1, CONTEXT), np.int32)
+        row[0, : end - start] = tokens[start:end]
+        scores = jax.nn.log_softmax(apply({"params": params}, row))[0]
+        nats -= float(sum(scores[p - start, tokens[p + 1]] for p in range(scored, end)))
+    assert score.nats == pytest.approx(nats, rel=1e-5)
     for batch_size, seq_len in ((1, 8), (3, 64)):
         score = HeldOut(scorer, split, batch_size=batch_size, seq_len=seq_len)(params)
         assert score.nats == pytest.approx(sum(alone), rel=1e-5)

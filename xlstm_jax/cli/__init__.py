@@ -19,7 +19,7 @@ VERBS = {
     "plan": "parameters, operations and memory of an experiment, before it is trained",
     "generate": "continue a prompt with a trained model",
     "convert": "published weights to a run, or a run to the format of Hugging Face",
-    "eval": "what a model can do, measured: formal languages",
+    "eval": "what a model can do, measured: bits per byte of a text, formal languages",
     "data": "turn text into a token store, or look into one",
     "check": "compare the kernels with float64, on this device",
     "version": "versions, devices and the implementation that would be picked",

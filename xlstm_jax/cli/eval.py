@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
             suite,
         )
     words = list(argv)
-    of_a_run = bool(words) and words[0] not in found and words[0] not in ("-h", "--help")
+    named = any(not word.startswith("-") for word in words)
+    of_a_run = named and words[0] not in found and words[0] not in ("-h", "--help")
     arguments = vars(parser.parse_args([OF_A_RUN, *words] if of_a_run else words))
     suite, out, as_json = found[arguments.pop("suite")], arguments.pop("out"), arguments.pop("json")
     try:

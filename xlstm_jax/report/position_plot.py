@@ -13,6 +13,7 @@ def plot_positions(
     path: str | Path,
     *,
     title: str,
+    place: str,
     unit: str,
     lines: Mapping[str, float] | None = None,
 ) -> None:
@@ -20,6 +21,7 @@ def plot_positions(
 
     Args:
         curves: points (position, loss); positions grow by the power of two.
+        place: what the positions are counted in.
         unit: of the loss.
         lines: positions to mark, such as the length of training.
     """
@@ -30,5 +32,5 @@ def plot_positions(
         axes.axvline(position, color="0.6", linestyle="--", linewidth=1, label=name)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda position, _: f"{position:,.0f}")
-    axes.set(xlabel="position in the document (tokens)", ylabel=unit, title=title)
+    axes.set(xlabel=f"position {place} (tokens)", ylabel=unit, title=title)
     save_picture(figure, axes, path)

@@ -30,7 +30,7 @@ class DocumentScore:
 
     number: int
     nats_by_position: Float64[np.ndarray, " bins"]
-    """Sums over the targets of each bin of positions."""
+    """Sums over the targets of each bin of positions: in the document, or since the memory was emptied."""
     end_nats: float
     """What the EOD that ends the document costs, which is the last target."""
 
@@ -41,13 +41,24 @@ class DocumentScore:
 
 
 def position_bins(positions: Int32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """The bin of each position in a document: 0 for the first 16, 1 for 16...31, 2 for 32...63, and so on."""
+    """The bin of each position: 0 for the first 16, 1 for 16...31, 2 for 32...63, and so on."""
     return np.maximum(np.frexp(positions.astype(np.float64))[1] - FIRST_BIN.bit_length() + 1, 0).astype(np.int64)
 
 
 def bin_range(number: int) -> tuple[int, int]:
     """The first position of a bin, and the first behind it."""
     return (FIRST_BIN << number) // 2 if number else 0, FIRST_BIN << number
+
+
+def bin_sizes(length: int, clear_every: int | None) -> Int64[np.ndarray, " bins"]:
+    """How many targets of a document of `length` targets each bin has."""
+    stretch = length if clear_every is None else clear_every
+    ranges = np.array([bin_range(number) for number in range(NUM_BINS)])
+
+    def of(size: int) -> Int64[np.ndarray, " bins"]:
+        return np.clip(np.minimum(ranges[:, 1], size) - ranges[:, 0], 0, None)
+
+    return length // stretch * of(stretch) + of(length % stretch)
 
 
 class DocumentScorer:
@@ -103,7 +114,7 @@ class DocumentScorer:
             counted = batch.rows.loss_mask
             found = np.asarray(nats).astype(np.float64)[counted]
             numbers, positions = batch.documents[counted], batch.positions[counted]
-            bins = position_bins(positions)
+            bins = position_bins(positions if self._clear_every is None else positions % self._clear_every)
             for number in np.unique(numbers).tolist():
                 own = numbers == number
                 by_position[number] += np.bincount(bins[own], found[own], NUM_BINS)

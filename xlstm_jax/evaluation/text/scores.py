@@ -21,7 +21,7 @@ from xlstm_jax.runs.errors import RunError
 from xlstm_jax.runs.folder import RunFolder
 from xlstm_jax.runs.manifest import MANIFEST_NAME
 from xlstm_jax.scoring.baselines import byte_counts, unigram_bits_per_byte
-from xlstm_jax.scoring.documents import NUM_BINS, DocumentScore, DocumentScorer, bin_range
+from xlstm_jax.scoring.documents import NUM_BINS, DocumentScore, DocumentScorer, bin_range, bin_sizes
 from xlstm_jax.scoring.score import MOST_NATS
 from xlstm_jax.training.config import Experiment
 from xlstm_jax.training.run_store import store_of
@@ -52,7 +52,7 @@ def score_run(
     identity = {"run": str(run.path), "step": run.step, "weights": _weights(run)}
     same = identity["weights"] and all(before.get(name) == value for name, value in identity.items())
     split = text.split(run.tokenizer)
-    sums = _Sums(text, split, before if same else {})
+    sums = _Sums(text, split, clear_every, before if same else {})
     facts = {
         **identity,
         "parameters": run.model.param_count,
@@ -79,8 +79,8 @@ def score_run(
 class _Sums:
     """What the documents that are done add up to."""
 
-    def __init__(self, text: Text, split: Split, before: Mapping[str, Any]) -> None:
-        self._text = text
+    def __init__(self, text: Text, split: Split, clear_every: int | None, before: Mapping[str, Any]) -> None:
+        self._text, self._clear_every = text, clear_every
         self._lengths = np.diff(np.asarray(split.offsets).astype(np.int64))
         self.seconds = float(before.get("seconds", 0.0))
         self.done: dict[int, tuple[float, float]] = {}
@@ -97,9 +97,7 @@ class _Sums:
 
     def _count(self, number: int, nats: float, end_nats: float) -> None:
         self.done[number] = (nats, end_nats)
-        for place in range(NUM_BINS):
-            low, high = bin_range(place)
-            self._tokens[place] += max(0, min(int(self._lengths[number]), high) - low)
+        self._tokens += bin_sizes(int(self._lengths[number]), self._clear_every)
 
     def record(self) -> dict[str, Any]:
         """JSON values of all that is known."""

@@ -186,9 +186,8 @@ def draw(record: Record, path: Path) -> None:
     }
     trained = {entry["context_length"] for entry in runs if entry["context_length"] > 0}
     lines = {f"length of training ({length:,})": length for length in sorted(trained)}
-    if record["clear_every"] is not None:
-        lines["memory emptied after"] = record["clear_every"]
-    plot_positions(curves, path, title=record["text"]["name"], unit=unit, lines=lines)
+    place = "in the document" if record["clear_every"] is None else "since the memory was emptied"
+    plot_positions(curves, path, title=record["text"]["name"], place=place, unit=unit, lines=lines)
 
 
 def tabulate(record: Record) -> tuple[RenderableType, str]:
@@ -253,7 +252,8 @@ def _summary(record: Record) -> Any:
 def _by_position(record: Record) -> Any:
     runs = record["runs"]
     unit, scales = _scale(runs)
-    table = _table(f"{unit} by position", "tokens", *_titles(runs))
+    since = "" if record["clear_every"] is None else " since emptied"
+    table = _table(f"{unit} by position{since}", "tokens", *_titles(runs))
     longest = max((entry["by_position"] for entry in runs), key=len)
     for number, place in enumerate(longest):
         cells = []

@@ -184,7 +184,7 @@ def test_what_was_held_out_is_scored_as_in_training(capsys: pytest.CaptureFixtur
     (path / "config.json").write_text(json.dumps(experiment))
     run, split = load(path), store.split("validation")
     score = HeldOut(run.scorer, split, batch_size=3, seq_len=16)(run.params)
-    for words in ([], ["--store", "held"]):
+    for words in ([], ["--store", "held"], ["--mesh", "dp=4,sp=2", "--out", "parted"]):
         found = scored(capsys, "trained", *words)
         assert found["nats"] == pytest.approx(score.nats, rel=1e-6)
         assert (found["tokens"], found["bytes"]) == (score.tokens, score.raw_bytes)

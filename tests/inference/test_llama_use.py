@@ -140,7 +140,7 @@ def test_generation_makes_room_for_prompt_and_tokens_and_never_runs_out_of_it(mo
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
 def test_windows_score_every_position_once_with_half_a_window_before_it(size: int) -> None:
     for length in (1, 4, 5, 8, 9, 31):
-        found = windows(length, size)
+        found = list(windows(length, size))
         scored = [p for window in found for p in range(window.scored, window.end)]
         assert scored == list(range(length))
         assert all(window.end - window.start <= size for window in found)
@@ -166,7 +166,7 @@ def test_held_out_documents_are_scored_in_windows_of_the_context_whatever_the_ba
         assert score.tokens == len(document) + 1
     # Emptied in between, each stretch is read like a document, without its opening.
     cleared = [*windows(20, CONTEXT), *(tuple(20 + place for place in w) for w in windows(12, CONTEXT))]
-    assert windows(32, CONTEXT, 20) == cleared
+    assert list(windows(32, CONTEXT, 20)) == cleared
     (score,) = DocumentScorer(scorer, split, clear_every=20)(params, [0])
     tokens, nats = np.array([EOD, *documents[0], EOD], np.int32), 0.0
     for start, scored, end in cleared:

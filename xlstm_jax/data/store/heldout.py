@@ -11,6 +11,7 @@ A model that cannot look back further than some length reads windows of that len
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -116,19 +117,21 @@ class HeldoutWindows(_Heldout):
         clear_every: int | None = None,
     ):
         super().__init__(split, batch_size, seq_len, documents)
-        self._rows = [
-            (document, window)
-            for document in self.document_numbers
-            for window in windows(self._lengths[document], seq_len, clear_every)
-        ]
-        self.batch_size = min(batch_size, len(self._rows))
-        self.num_batches = -(-len(self._rows) // self.batch_size)
+        self._clear_every = clear_every
+        rows = sum(1 for _ in self._rows())
+        self.batch_size = min(batch_size, rows)
+        self.num_batches = -(-rows // self.batch_size)
+
+    def _rows(self) -> Iterator[tuple[int, Window]]:
+        for document in self.document_numbers:
+            for window in windows(self._lengths[document], self.seq_len, self._clear_every):
+                yield document, window
 
     def __iter__(self) -> Iterator[HeldoutBatch]:
-        for number in range(self.num_batches):
+        rows = self._rows()
+        for _ in range(self.num_batches):
             batch = self._empty()
-            chosen = self._rows[number * self.batch_size : (number + 1) * self.batch_size]
-            for row, (document, window) in enumerate(chosen):
+            for row, (document, window) in enumerate(itertools.islice(rows, self.batch_size)):
                 offset, length = int(self._split.offsets[document]), window.end - window.start
                 tokens = self._split.tokens.read(offset + window.start, offset + window.end + 1)
                 batch.rows.inputs[row, :length], batch.rows.targets[row, :length] = tokens[:-1], tokens[1:]
@@ -147,24 +150,21 @@ class Window(NamedTuple):
     end: int
 
 
-def windows(length: int, size: int, clear_every: int | None = None) -> list[Window]:
+def windows(length: int, size: int, clear_every: int | None = None) -> Iterator[Window]:
     """Windows of at most `size` positions that score each of `length` positions once.
 
     Each window begins half a window after the one before, so all positions but a document's first have at least half
     a window of text before them. With `clear_every` each stretch of so many positions is read like a document.
     """
-    if clear_every is not None:
-        return [
-            Window(*(start + place for place in window))
-            for start in range(0, length, clear_every)
-            for window in windows(min(clear_every, length - start), size)
-        ]
-    found = [Window(0, 0, min(size, length))]
-    while found[-1].end < length:
-        last = found[-1]
-        start = last.start + (size + 1) // 2
-        found.append(Window(start, last.end, min(start + size, length)))
-    return found
+    stretch = length if clear_every is None else clear_every
+    for first in range(0, length, stretch):
+        behind = min(first + stretch, length)
+        window = Window(first, first, min(first + size, behind))
+        yield window
+        while window.end < behind:
+            start = window.start + (size + 1) // 2
+            window = Window(start, window.end, min(start + size, behind))
+            yield window
 
 
 class _Row:

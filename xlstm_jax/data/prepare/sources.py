@@ -123,7 +123,8 @@ def _expand(source: str, config: PrepareConfig, notes: Notes) -> list[str]:
     hint = near_miss(os.path.basename(source), siblings)
     if (where := STANDARD_TEXTS.get(os.path.basename(source))) is not None:
         raise SourceError(
-            f"there is no file {source!r}{hint}: it comes from {where}; --sources PATH names it elsewhere"
+            f"there is no file {source!r}{hint}: it comes from {where}; if it lies elsewhere, give its path (to a "
+            "preset by --sources or --data.validation)"
         )
     raise SourceError(
         f"there is no file or folder {source!r}{hint}; the word 'stdlib' means the Python library's sources"

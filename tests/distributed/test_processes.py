@@ -150,7 +150,7 @@ def test_rows_that_span_processes_and_another_number_of_these(
 ) -> None:
     code, output = start("spanned", "--mesh", "sp=4,tp=2", "--sample_prompts", '["7 times"]').end()
     assert code == 0, output
-    assert "samples at temperature" in output
+    assert "samples, by one process: xlstm generate runs/spanned" in output
     run = folder / "runs" / "spanned"
     np.testing.assert_allclose(numbers(run, "loss"), numbers(whole, "loss"), rtol=256 * EPS)
     (run / "checkpoints" / f"{STEPS:08d}" / "manifest.json").unlink()  # set aside: the one before it is gone on from

@@ -75,7 +75,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return "interrupted", EXIT_INTERRUPT
     if isinstance(error, SystemExit):
         return "interrupted", error.code if isinstance(error.code, int) else 1
-    assert isinstance(error, Exception)
+    if not isinstance(error, Exception):  # the process is being torn down
+        return "interrupted", 1
     sentence = explain(error)
     if sentence is None:
         traceback.print_exception(error)

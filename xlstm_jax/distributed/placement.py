@@ -116,14 +116,6 @@ def placement_of(parallel: ParallelConfig | None) -> Placement:
     return Placement(make_mesh(parallel), parallel)
 
 
-def fetch(array: Any) -> np.ndarray:
-    """An array as every process sees it whole; all that have a part of it must call this."""
-    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
-        return np.asarray(array)
-    assert isinstance(array.sharding, NamedSharding)
-    return np.asarray(jax.jit(lambda x: x, out_shardings=NamedSharding(array.sharding.mesh, P()))(array))
-
-
 def beside(arrays: Any) -> contextlib.AbstractContextManager[Any]:
     """The context of the mesh that arrays lie on, so that what is computed with them is parted as they are."""
     for array in jax.tree.leaves(arrays):

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from xlstm_jax.distributed.placement import beside, fetch
+from xlstm_jax.distributed.placement import beside
 from xlstm_jax.inference.sampling import Draw, choose
 from xlstm_jax.models.language_model import LanguageModel
 from xlstm_jax.scoring.chunks import chunks, power_of_two
@@ -113,11 +113,11 @@ class Engine:
             raise ValueError(f"steps is {steps}, but must be from 1 to {MAX_STEPS}")
         if not self.model.fixed_state:
             held, capacity = self.model.tokens_held(carry.state)
-            if (left := capacity - int(np.max(fetch(held)))) < steps:
+            if (left := capacity - int(np.max(held))) < steps:
                 raise ValueError(f"steps is {steps}, but the state has room for {left}: give prefill more new_tokens")
         with beside(params):
             carry, tokens = self._decode(params, carry, draw, done, np.int32(steps))
-        return carry, fetch(tokens)[:steps]
+        return carry, np.asarray(tokens)[:steps]
 
     @property
     def compiled(self) -> int:

@@ -44,7 +44,11 @@ class Finish:
         comparison = final_comparison(opened, console)
         if comparison is not None:
             print_comparison(comparison, console)
-        print_samples(opened, console)
+        if opened.processes.count == 1:
+            print_samples(opened, console)
+        elif opened.experiment.training.sample_prompts != ():
+            # A token takes many exchanges of a few bytes, which are slow between machines.
+            console.print(f"samples, by one process: xlstm generate {opened.run}", soft_wrap=True)
         console.print(f"the run is in {opened.run} (loss curve: {opened.run.plot_path})", soft_wrap=True)
 
 

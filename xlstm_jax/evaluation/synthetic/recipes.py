@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from xlstm_jax.config import ConfigError, near_miss
-from xlstm_jax.evaluation.synthetic.tasks import Task, get_task
+from xlstm_jax.evaluation.synthetic.task import Task
+from xlstm_jax.evaluation.synthetic.tasks import get_task
 from xlstm_jax.evaluation.synthetic.training import SyntheticConfig
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama.config import LlamaConfig

@@ -10,20 +10,43 @@ import pytest
 
 from xlstm_jax.cli import main
 from xlstm_jax.config import ConfigError
+from xlstm_jax.data.store import Batch
+from xlstm_jax.evaluation.synthetic.at_targets import AtTargets, batch_of
 from xlstm_jax.evaluation.synthetic.recipes import MODELS, synthetic_model, synthetic_recipe
 from xlstm_jax.evaluation.synthetic.tasks import get_task
 from xlstm_jax.evaluation.synthetic.training import train_synthetic, training_rows
 from xlstm_jax.models.language_model import build_model
+from xlstm_jax.training.step import loss_sum
 
 
 def test_a_batch_asks_for_the_answer_alone_and_is_no_wider_than_training():
     task = get_task("cycle_nav")
     config = synthetic_recipe("[0:1]", "cycle navigation", steps=10, short_share=0.5)
     first, *_, last = (training_rows(task, config, step, 1)[0] for step in range(10))
-    assert (first.inputs.shape, last.inputs.shape) == ((64, 10), (64, 40))
-    assert (np.sum(last.loss_mask, axis=1) == 1).all()
-    lengths = np.argmax(last.loss_mask, axis=1) + 1
-    assert (np.asarray(last.inputs)[np.arange(64), lengths - 1] != 0).all()
+    assert (first.inputs.tokens.shape, last.inputs.tokens.shape) == ((64, 10), (64, 40))
+    assert last.targets.shape == (64, 1)
+    assert last.loss_mask.all()
+    ends = np.sum(last.inputs.tokens != 0, axis=1) - 1
+    assert (last.inputs.positions[:, 0] == ends).all()
+
+
+def test_the_head_sees_targets_alone_and_the_loss_is_that_of_whole_rows():
+    task = get_task("stack_manipulation")
+    rows = task.rows(0, "train", 0, 6, 3, 20)
+    model = build_model(synthetic_model("llama", task, dim=8))
+    params = jax.jit(model.init)(jax.random.key(0), rows.inputs)["params"]
+    whole = Batch(rows.inputs, rows.targets, np.zeros_like(rows.mask), rows.mask)
+    wanted = jax.jit(jax.value_and_grad(lambda params: loss_sum(model, params, whole).nats))(params)
+    asked, width = batch_of(rows, task.max_targets(20)), task.max_targets(20)
+
+    def loss(params):
+        return loss_sum(AtTargets(model), params, asked).nats
+
+    for found, fitting in zip(*map(jax.tree.leaves, (jax.jit(jax.value_and_grad(loss))(params), wanted)), strict=True):
+        np.testing.assert_allclose(found, fitting, atol=2e-5, rtol=2e-5)
+    program = str(jax.make_jaxpr(loss)(params))
+    assert f"[{6 * width},{task.vocab_size}]" in program
+    assert f"[{6 * 20},{task.vocab_size}]" not in program
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -11,6 +11,7 @@ from small_models import VOCAB, model_config
 import xlstm_jax
 from xlstm_jax.models.language_model import build_model
 from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.lstm.config import LSTMConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import xLSTMBlockStack, xLSTMBlockStackConfig
@@ -19,6 +20,7 @@ TOKENS = jnp.array([[1, 2, 3, 4], [5, 6, 7, 8]])
 CONFIGS = {
     "mixed": model_config("mlstm", slstm_block=sLSTMBlockConfig(slstm=sLSTMLayerConfig(num_heads=2)), slstm_at=[1]),
     "llama": LlamaConfig(embedding_dim=16, num_blocks=1, vocab_size=VOCAB, head_dim=8, context_length=8),
+    "lstm": LSTMConfig(embedding_dim=16, num_blocks=1, vocab_size=VOCAB),
 }
 
 

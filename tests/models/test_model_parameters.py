@@ -11,6 +11,7 @@ from small_models import VOCAB, model_config
 
 from xlstm_jax.models.language_model import param_shapes
 from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.lstm.config import LSTMConfig
 from xlstm_jax.models.parameters import Leaf, describe
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
@@ -31,6 +32,7 @@ CONFIGS = {
     "mlstm_v1": model_config("mlstm_v1", bias=True, cell={"add_qk_norm": True}, add_post_norm=True, tie_weights=True),
     "no convolution": model_config("mlstm", layer={"conv1d_kernel_size": 0}),
     "mix": model_config("mlstm_v1", **MIX),
+    "lstm": LSTMConfig(embedding_dim=16, num_blocks=2, vocab_size=VOCAB),
     "llama": LlamaConfig(
         embedding_dim=16, num_blocks=2, head_dim=8, vocab_size=VOCAB, use_bias=True, qk_norm=True, num_kv_heads=1
     ),

@@ -17,6 +17,7 @@ import xlstm_jax
 from xlstm_jax.models.language_model import block_shapes, build_model, param_shapes
 from xlstm_jax.models.layouts import to_blocks, to_runs
 from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.lstm.config import LSTMConfig
 from xlstm_jax.models.stack import spans
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
@@ -96,11 +97,13 @@ def test_the_program_of_a_deep_mix_is_as_large_as_that_of_its_runs():
 
 
 @pytest.mark.parametrize("scan_blocks", [False, True])
-@pytest.mark.parametrize("family", ["mix", "llama"])
+@pytest.mark.parametrize("family", ["mix", "llama", "lstm"])
 def test_shapes_are_those_of_fresh_parameters(family, scan_blocks):
     config = mix(5, [1, 2], scan_blocks=scan_blocks)
     if family == "llama":
         config = LlamaConfig(embedding_dim=16, num_blocks=3, head_dim=8, vocab_size=VOCAB, scan_blocks=scan_blocks)
+    if family == "lstm":
+        config = LSTMConfig(embedding_dim=16, num_blocks=3, vocab_size=VOCAB, scan_blocks=scan_blocks)
     model = build_model(config)
     fresh = jax.eval_shape(model.init, jax.random.key(0), tokens_of(1, 2))["params"]
     assert jax.tree.map(lambda x: (x.shape, x.dtype), param_shapes(config)) == jax.tree.map(

@@ -26,12 +26,13 @@ MODULE_NAMES = (
     "mLSTMCell",
     "sLSTMCell",
     "TransformerBlock",
+    "LSTMBlock",
     "AttnBlock",
     "FFNBlock",
 )
 """The parts of a model that `ParallelConfig.remat` and `fsdp_modules` can name."""
 
-BLOCKS = ("mLSTMBlock", "sLSTMBlock", "TransformerBlock")
+BLOCKS = ("mLSTMBlock", "sLSTMBlock", "TransformerBlock", "LSTMBlock")
 POLICIES = ("nothing", "block", "dots", "offload")
 """What `ParallelConfig.remat` can say of all blocks at once."""
 

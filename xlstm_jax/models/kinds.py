@@ -9,6 +9,7 @@ from typing import NamedTuple
 from flax import linen as nn
 
 from xlstm_jax.models.llama.block import TransformerBlock
+from xlstm_jax.models.lstm.block import LSTMBlock
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlock
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlock
 
@@ -48,6 +49,7 @@ KINDS: dict[str, Kind] = {
         {r"attn": "AttnBlock", r"ffn": "FFNBlock"},
         whole_sequence=True,
     ),
+    "lstm": Kind(LSTMBlock, "LSTM", "LSTMBlock"),
 }
 """Name -> kind. In an xLSTM's config, the blocks of the kind `x` have the field `x_block` and stand at `x_at`; the
 number of a kind in `block_map` is its place here."""

@@ -10,13 +10,19 @@ import jax
 from xlstm_jax.models.causal_lm import CausalLM
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
+from xlstm_jax.models.lstm.config import LSTMConfig
+from xlstm_jax.models.lstm.lstm_lm_model import LSTMLMModel
 from xlstm_jax.models.shapes import shapes_of
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
 
-LanguageModelConfig = xLSTMLMModelConfig | LlamaConfig
+LanguageModelConfig = xLSTMLMModelConfig | LlamaConfig | LSTMConfig
 LanguageModel = CausalLM
 
-_MODELS: dict[type, type[CausalLM]] = {LlamaConfig: LlamaLMModel, xLSTMLMModelConfig: xLSTMLMModel}
+_MODELS: dict[type, type[CausalLM]] = {
+    LlamaConfig: LlamaLMModel,
+    xLSTMLMModelConfig: xLSTMLMModel,
+    LSTMConfig: LSTMLMModel,
+}
 
 
 def build_model(config: LanguageModelConfig) -> LanguageModel:

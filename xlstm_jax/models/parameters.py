@@ -76,6 +76,8 @@ TABLE = (
     Row(r"xlstm\.cell\.bias", ((None, "head", None),)),
     Row(r"xlstm\.(?:cell\.out_norm|group_norm)\.(?:scale|bias)", (("head", None),)),
     Row(r"(?:xlstm\.cell|attn)\.[qk]_norm\.(?:scale|bias)", ((None,),)),
+    Row(r"lstm\.(?:recurrent_)?kernel", ((None, "embed", None),), matrix=True),
+    Row(r"lstm\.bias", ((None, None),)),
     Row(r"ffn\.proj_up(?:_gate)?\.kernel", (("embed", "mlp"),), matrix=True, adapter=True),
     Row(r"ffn\.proj_up(?:_gate)?\.bias", (("mlp",),)),
     Row(r"ffn\.proj_down\.kernel", (("mlp", "embed"),), matrix=True, adapter=True),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from xlstm_jax.config import ConfigError, near_miss
-from xlstm_jax.evaluation.synthetic.tasks import Task, get_task
+from xlstm_jax.evaluation.synthetic.task import Task
+from xlstm_jax.evaluation.synthetic.tasks import get_task
 from xlstm_jax.evaluation.synthetic.training import SyntheticConfig
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama.config import LlamaConfig
+from xlstm_jax.models.lstm.config import LSTMConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
@@ -19,11 +21,11 @@ from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 SLSTM_PLACES = {"[0:1]": [0, 1], "[1:0]": [], "[1:1]": [1]}
 """xLSTM[a:b] has a mLSTM blocks to b sLSTM blocks; where the latter stand among the two."""
 
-MODELS = (*SLSTM_PLACES, "llama")
+MODELS = (*SLSTM_PLACES, "llama", "lstm")
 
 BLOCKS, HEADS = 2, 1
 
-_RATES = {"[0:1]": 1e-2, "[1:0]": 4e-3, "[1:1]": 1e-2, "llama": 4e-3}
+_RATES = {"[0:1]": 1e-2, "[1:0]": 4e-3, "[1:1]": 1e-2, "llama": 4e-3, "lstm": 1e-2}
 
 _STEPS = {"parity": 1000, "even_pairs": 1000, "cycle_nav": 1500, "mod_arith": 1500}
 """At most: who answers all rows ends earlier. All models of a task have the same, so that none fails for less."""
@@ -47,6 +49,10 @@ def synthetic_model(name: str, task: Task, dim: int = 32, context_length: int = 
             head_dim=dim // HEADS,
             vocab_size=task.vocab_size,
             context_length=context_length,
+        )
+    if name == "lstm":
+        return LSTMConfig(
+            embedding_dim=dim, num_blocks=BLOCKS, vocab_size=task.vocab_size, context_length=context_length
         )
     places = SLSTM_PLACES[name]
     cell = sLSTMCellConfig(recurrent_weight_init="standard")

@@ -16,7 +16,7 @@ from xlstm_jax.machine.progress import Bar, Progress
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from xlstm_jax.evaluation.synthetic.tasks import Task
+    from xlstm_jax.evaluation.synthetic.task import Task
     from xlstm_jax.evaluation.synthetic.training import Look, SyntheticConfig, SyntheticResult
     from xlstm_jax.models.language_model import LanguageModelConfig
 
@@ -109,7 +109,7 @@ def _records(task: Task, trials: list[_Trial], progress: Progress) -> Iterator[R
     from xlstm_jax.evaluation.synthetic.published import SETTING, SOURCE
     from xlstm_jax.evaluation.synthetic.training import train_synthetic
 
-    progress.say(f"{task.name}: {task.question}; {task.classes} answers")
+    progress.say(f"{task.name}: {task.question}")
     results: list[Record] = []
     for trial in trials:
         steps = trial.config.steps

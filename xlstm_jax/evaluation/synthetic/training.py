@@ -1,4 +1,4 @@
-"""Training on a formal language, and testing at lengths beyond those of training."""
+"""Training on a synthetic task, and testing at lengths beyond those of training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import jax
@@ -24,9 +24,10 @@ from xlstm_jax.config import (
     Share,
 )
 from xlstm_jax.data.store import Batch
-from xlstm_jax.evaluation.synthetic.accuracy import Answerer, LengthBin, by_length, make_answerer, right_answers
-from xlstm_jax.evaluation.synthetic.tasks import TASKS, Task
-from xlstm_jax.evaluation.synthetic.tasks import Rows as TaskRows
+from xlstm_jax.evaluation.synthetic.accuracy import LengthBin, Marks, by_length, make_answerer, mark
+from xlstm_jax.evaluation.synthetic.at_targets import AtTargets, batch_of
+from xlstm_jax.evaluation.synthetic.task import Rows, Task
+from xlstm_jax.evaluation.synthetic.tasks import TASKS, get_task
 from xlstm_jax.models.language_model import LanguageModelConfig, build_model
 from xlstm_jax.training.config import OptimizerConfig
 from xlstm_jax.training.errors import NotFiniteError
@@ -34,17 +35,20 @@ from xlstm_jax.training.events import Event, Scored, Stepped
 from xlstm_jax.training.loop import Due, Loop
 from xlstm_jax.training.step import init_state, make_train_step
 
-ANSWER_BATCH = 256
-"""Rows that are answered at once."""
-
 TRAIN_BINS, TEST_BINS = 4, 9
 
 
 @dataclass
 class SyntheticConfig(Config):
-    """A formal language and how it is learnt: AdamW with weight decay on matrices, a warm-up and a cosine."""
+    """A task and how it is learnt: AdamW with weight decay on matrices, a warm-up and a cosine.
+
+    Raises:
+        ConfigError: for a value that cannot be, a field that the task has not, and lengths that no row of it has.
+    """
 
     task: Annotated[str, OneOf(tuple(TASKS))] = "parity"
+    task_fields: dict[str, Any] = field(default_factory=dict)
+    """Fields of the task that are not at their defaults."""
     steps: PositiveInt = 400
     batch_size: PositiveInt = 64
     lr: PositiveFloat = 1e-2
@@ -67,24 +71,31 @@ class SyntheticConfig(Config):
     test_lengths: tuple[int, int] = (40, 256)
     test_rows: PositiveInt = 1024
     validation_rows: PositiveInt = 512
-    """Batch, of lengths as in training, of each look on the way."""
+    """Rows, of lengths as in training, of each look on the way, and others, of lengths as in the test, that tell when
+    training may end and which of several trainings is the best. None of them is a row of the test."""
     look_every: PositiveInt = 25
     """Steps between two looks."""
     patience: PositiveInt | None = 4
-    """Training ends early after so many looks in a row without a wrong answer, those at short rows not counted; never
-    if None."""
+    """Training ends early after so many looks in a row without a wrong answer, at lengths of training and of the test,
+    those at short rows not counted; never if None. Who answers the lengths of training alone may still learn to go on
+    beyond them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        task = self.build_task()
         for name in ("train_lengths", "test_lengths"):
             low, high = getattr(self, name)
             if not 1 <= low <= high:
                 raise ConfigError(
                     f"SyntheticConfig.{name} is {low} to {high}, but must be two numbers >= 1 in ascending order"
                 )
-            TASKS[self.task].lengths(low, high)
+            task.lengths(low, high)
         if self.short_steps:
-            TASKS[self.task].lengths(self.train_lengths[0], self.short_length)
+            task.lengths(self.train_lengths[0], self.short_length)
+
+    def build_task(self) -> Task:
+        """The task."""
+        return get_task(self.task, self.task_fields)
 
     @property
     def short_steps(self) -> int:
@@ -109,9 +120,11 @@ class Look:
 
     step: int
     loss: float
-    """Nats per answer, the mean since the last look."""
+    """Nats per target, the mean since the last look."""
     accuracy: float
-    """On validation rows of the lengths of training."""
+    """On validation rows of the lengths of training, of tokens or rows as the task counts."""
+    beyond: float | None = None
+    """On those of the lengths of the test; asked where the others have no wrong answer."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +139,15 @@ class SyntheticResult:
     cpu_seconds: float
     """Time of all cores of this process, likewise."""
     train_accuracy: float
-    """On fresh rows of the lengths of training."""
+    """On fresh rows of the lengths of training, of tokens or rows as the task counts; so all that say no more."""
+    validation_accuracy: float
+    """On rows of the lengths of the test that are not those of the test: what trainings are chosen by."""
     test_accuracy: float
     """On rows of the lengths of the test."""
+    test_tokens: float
+    """The share of its targets that are right."""
+    test_sequences: float
+    """The share of its rows whose targets are all right."""
     train_bins: list[LengthBin]
     test_bins: list[LengthBin]
     looks: list[Look]
@@ -154,7 +173,7 @@ def train_synthetic(
         ConfigError: for a vocabulary that is too small.
         NotFiniteError: if the loss or the gradient is NaN or infinite.
     """
-    task = TASKS[config.task]
+    task = config.build_task()
     if model_config.vocab_size < task.vocab_size:
         raise ConfigError(
             f"model.vocab_size is {model_config.vocab_size}, but {task.name} has {task.vocab_size} tokens"
@@ -164,23 +183,37 @@ def train_synthetic(
     width = config.train_lengths[1]
     state = jax.jit(lambda: init_state(model, optimizer, config.seed, jnp.zeros((1, width), jnp.int32)))()
     answerer = make_answerer(model)
-    validation = task.rows(config.seed, "validation", 0, 2 * config.validation_rows, *config.train_lengths)
-    seen, kept = (_part(validation, half, config.validation_rows) for half in (0, 1))
 
-    step_function = make_train_step(model, optimizer)
+    def marks(rows: Rows, params: Any = None) -> Marks:
+        return mark(answerer, state.params if params is None else params, rows, task)
+
+    validation = task.rows(config.seed, "validation", 0, 2 * config.validation_rows, *config.train_lengths)
+    seen, kept = (validation.part(start, config.validation_rows) for start in (0, config.validation_rows))
+    beyond = task.rows(config.seed, "validation", 0, config.validation_rows, *config.test_lengths)
+    test = task.rows(config.seed, "test", 0, config.test_rows, *config.test_lengths)
+
+    step_function = make_train_step(AtTargets(model), optimizer)
     compiled = {
-        rows.inputs.shape: step_function.lower(state, rows).compile()  # type: ignore[attr-defined]
+        _shape(rows): step_function.lower(state, rows).compile()  # type: ignore[attr-defined]
         for rows in (training_rows(task, config, at, 1)[0] for at in {0, config.steps - 1})
     }
-    _answered(answerer, state.params, seen)
+    for rows in (seen, beyond):
+        marks(rows)
     wall, cpu = time.perf_counter(), time.process_time()
     looks, look_steps = _Looks(config, report), _look_steps(config)
+
+    def score(params: Any) -> dict[str, float]:
+        scores = {"accuracy": marks(seen, params).accuracy(task)}
+        if scores["accuracy"] == 1:
+            scores["beyond"] = marks(beyond, params).accuracy(task)
+        return scores
+
     loop = Loop(
-        lambda state, rows: compiled[rows.inputs.shape](state, rows),
+        lambda state, rows: compiled[_shape(rows)](state, rows),
         _batches(task, config, look_steps),
         due=lambda step: Due(score=step in look_steps, save=False),
         emit=looks.handle,
-        score=lambda params: {"accuracy": float(_answered(answerer, params, seen).mean())},
+        score=score,
         stop=lambda: looks.flawless == config.patience,
     )
     try:
@@ -189,17 +222,22 @@ def train_synthetic(
         raise NotFiniteError(f"{error}; a smaller learning rate may help") from None
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 
-    test = task.rows(config.seed, "test", 0, config.test_rows, *config.test_lengths)
-    right_kept, right_test = (_answered(answerer, state.params, rows) for rows in (kept, test))
+    on_kept, on_test = marks(kept), marks(test)
+    (low, high), (test_low, test_high) = config.train_lengths, config.test_lengths
+    if task.by_position:  # those of all rows, and those that training has not
+        low, test_low = 1, min(high + 1, test_high)
     return SyntheticResult(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         steps=done,
         seconds=wall,
         cpu_seconds=cpu,
-        train_accuracy=float(right_kept.mean()),
-        test_accuracy=float(right_test.mean()),
-        train_bins=by_length(kept, right_kept, *config.train_lengths, TRAIN_BINS),
-        test_bins=by_length(test, right_test, *config.test_lengths, TEST_BINS),
+        train_accuracy=on_kept.accuracy(task),
+        validation_accuracy=marks(beyond).accuracy(task),
+        test_accuracy=on_test.accuracy(task),
+        test_tokens=on_test.tokens,
+        test_sequences=on_test.sequences,
+        train_bins=by_length(on_kept, task, low, high, TRAIN_BINS),
+        test_bins=by_length(on_test, task, test_low, test_high, TEST_BINS),
         looks=looks.made,
     )
 
@@ -219,12 +257,17 @@ class _Looks:
             case Stepped(record=record):
                 self._losses.append(record["loss"])
             case Scored(step=step, scores=scores):
-                look = Look(step, float(np.mean(self._losses)), scores["accuracy"])
+                look = Look(step, float(np.mean(self._losses)), scores["accuracy"], scores.get("beyond"))
                 self._losses = []
                 self.made.append(look)
-                self.flawless = self.flawless + 1 if look.accuracy == 1 and step > self._config.short_steps else 0
+                flawless = look.accuracy == 1 and look.beyond == 1 and step > self._config.short_steps
+                self.flawless = self.flawless + 1 if flawless else 0
                 if self._report is not None:
                     self._report(look)
+
+
+def _shape(rows: Batch) -> tuple[int, ...]:
+    return rows.inputs.tokens.shape  # type: ignore[attr-defined]
 
 
 def _look_steps(config: SyntheticConfig) -> list[int]:
@@ -241,7 +284,7 @@ def _batches(task: Task, config: SyntheticConfig, look_steps: Sequence[int]) -> 
 
 
 def training_rows(task: Task, config: SyntheticConfig, first_step: int, steps: int) -> list[Batch]:
-    """The batches of some steps; the only target of a row is the answer at its last token.
+    """The batches of some steps, with as many targets a row as the task has at most.
 
     They must all be short, or none (see `SyntheticConfig.short_steps`). Rows are padded to the greatest length of their
     kind, no further: that makes two shapes to compile, and six times less work than the width of the test.
@@ -251,20 +294,6 @@ def training_rows(task: Task, config: SyntheticConfig, first_step: int, steps: i
     if first_step < config.short_steps:
         high = config.short_length
     drawn = task.rows(config.seed, "train", first_step * size, steps * size, low, high)
-    at_end = np.arange(drawn.tokens.shape[1]) == drawn.lengths[:, None] - 1
+    batch = batch_of(drawn, task.max_targets(high))
     # NumPy's arrays are cut into batches without a call of the device.
-    rows = Batch(
-        inputs=drawn.tokens,  # type: ignore[arg-type]
-        targets=np.where(at_end, drawn.answers[:, None], 0).astype(np.int32),  # type: ignore[arg-type]
-        document_borders=np.zeros_like(at_end),
-        loss_mask=at_end,
-    )
-    return [Batch(*(array[i * size : (i + 1) * size] for array in rows)) for i in range(steps)]
-
-
-def _part(rows: TaskRows, number: int, count: int) -> TaskRows:
-    return TaskRows(*(array[number * count : (number + 1) * count] for array in rows))
-
-
-def _answered(answerer: Answerer, params: Any, rows: TaskRows) -> np.ndarray:
-    return right_answers(answerer, params, rows, min(ANSWER_BATCH, len(rows.lengths)))
+    return [jax.tree.map(lambda array, i=i: array[i * size : (i + 1) * size], batch) for i in range(steps)]

@@ -27,6 +27,8 @@ import optax  # noqa: E402
 from mesh_models import RATE, Descent, config_of  # noqa: E402
 from test_mesh_training import worst  # noqa: E402
 
+from xlstm_jax.training.optimizers import Optimizer  # noqa: E402
+
 KINDS = ("mlstm_v1", "mlstm", "mixed", "llama")
 MESHES = (
     *("dp=8", "fsdp=8", "sp=8", "tp=8"),
@@ -46,7 +48,8 @@ def cases() -> Iterator[tuple[str, bool, str]]:
 def main(words: list[str]) -> int:
     failed = 0
     for kind, scan, name in cases():
-        optimizer = optax.sgd(RATE) if name == "sgd" else optax.adamw(1e-3, eps=1e-6, weight_decay=0.1)
+        chain = optax.sgd(RATE) if name == "sgd" else optax.adamw(1e-3, eps=1e-6, weight_decay=0.1)
+        optimizer = Optimizer(*chain, learning_rate=lambda step: RATE)
         config = config_of(kind, scan_blocks=scan)
         chosen = []
         for mesh in MESHES:

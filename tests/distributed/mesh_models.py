@@ -26,7 +26,15 @@ from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 from xlstm_jax.training.layout import placed
-from xlstm_jax.training.optimizers import Optimizer
+from xlstm_jax.training.optimizers import (
+    AdafactorConfig,
+    AdEMAMixConfig,
+    LionConfig,
+    MuonConfig,
+    Optimizer,
+    OptimizerConfig,
+    SGDConfig,
+)
 from xlstm_jax.training.step import TrainState, make_train_step
 
 VOCAB, WIDTH, HEADS = 48, 32, 8
@@ -34,6 +42,15 @@ ROWS, SEQ = 8, 40
 RATE = 0.01
 SMALL = ParallelConfig(fsdp_min_weight_size=0)
 """Everything is parted that can be, however small."""
+
+OPTIMIZERS: dict[str, Any] = {
+    "adamw": OptimizerConfig(lr=1e-3, warmup_steps=1),
+    "adafactor": AdafactorConfig(lr=1e-2, warmup_steps=1, min_dim_size_to_factor=8),
+    "ademamix": AdEMAMixConfig(lr=1e-3, warmup_steps=1),
+    "lion": LionConfig(lr=1e-4, warmup_steps=1),
+    "muon": MuonConfig(lr=1e-3, warmup_steps=1),
+    "sgd": SGDConfig(lr=0.1, warmup_steps=1),
+}
 
 
 def config_of(kind: str, dtype: str = "float64", **fields: Any) -> Any:
@@ -86,10 +103,10 @@ class Descent:
         *,
         parallel: ParallelConfig = SMALL,
         compiles: bool = True,
-        optimizer: optax.GradientTransformation = optax.sgd(RATE),  # noqa: B008
+        optimizer: Optimizer | None = None,
     ) -> None:
         self.model, self.placement, self.accumulate = build_model(config), placement(words, parallel), accumulate
-        self.optimizer = Optimizer(*optimizer, learning_rate=lambda step: RATE)
+        self.optimizer = optimizer or Optimizer(*optax.sgd(RATE), learning_rate=lambda step: RATE)
         params = drawn(config)
         state = TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
         shapes = placed(self.placement, self.model, jax.eval_shape(lambda: state))

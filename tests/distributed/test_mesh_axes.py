@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import jax
-import optax
 import pytest
 from jax.sharding import PartitionSpec as P
-from mesh_models import config_of
+from mesh_models import OPTIMIZERS, config_of
 
 from xlstm_jax.distributed.axes import shardings
 from xlstm_jax.distributed.mesh import make_mesh, with_mesh
@@ -52,19 +51,10 @@ def test_fsdp_modules_and_the_smallest_size_say_what_is_parted():
     assert not any(feedforward["token_embedding"]["embedding"])
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        optax.adamw(1e-3),
-        optax.lion(1e-3),
-        optax.adafactor(1e-3, min_dim_size_to_factor=8),
-        optax.contrib.ademamix(1e-3),
-    ],
-    ids=["adamw", "lion", "adafactor", "ademamix"],
-)
-def test_what_an_optimizer_keeps_lies_as_its_parameter(optimizer):
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_an_optimizer_keeps_lies_as_its_parameter(name):
     config = config_of("mlstm_v1", "float32")
-    state = jax.eval_shape(optimizer.init, param_shapes(config))
+    state = jax.eval_shape(OPTIMIZERS[name].build(10).init, param_shapes(config))
     placed = laid_out(config, "fsdp=4,tp=2", state, fsdp_min_weight_size=1)
     wanted = {
         ("embedding", (48, 32)): P("tp", "fsdp"),

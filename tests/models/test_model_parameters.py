@@ -72,6 +72,11 @@ def test_parts_and_axes_are_the_fields_words():
     assert leaves["blocks_1.xlstm.i.kernel"].axes == ("heads", "features", None)
     assert leaves["blocks_1.xlstm.cell.recurrent_kernel"].axes == (None, "head", "features", None)
     assert leaves["blocks_0.ffn.proj_down.kernel"].axes == ("mlp", "embed")
+    dense = {path for path, leaf in leaves.items() if leaf.dense}
+    assert dense == {
+        *(f"blocks_0.xlstm.{name}.kernel" for name in ("q", "k", "v", "o", "proj_down")),
+        *(f"blocks_{n}.ffn.{name}.kernel" for n in (0, 1) for name in ("proj_up", "proj_up_gate", "proj_down")),
+    }
     assert leaves["blocks_0.xlstm.cell.igate.bias"].modules == (
         *("BlockStack", "mLSTMBlock", "xLSTMResBlock", "mLSTMInnerLayer", "mLSTMCell"),
     )

@@ -12,8 +12,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from xlstm_jax.cli.options import named_options
 from xlstm_jax.cli.parser import help_width
-from xlstm_jax.config import field_kind, public_fields, to_json
+from xlstm_jax.config import field_kind, public_fields, to_json, type_hints
 from xlstm_jax.models.configs import SubModelConfig
 
 
@@ -39,7 +40,7 @@ def _section(config: Any, resolved: Any, path: str, above: tuple[tuple[str, Any]
             continue
         held = getattr(resolved, field.name)
         source = "" if held == value else f"(from {_source(field.name, held, above)})"
-        line, text = f"  --{name} {_shown(held)}", field_kind(kind, field.name).wanted
+        line, text = f"  --{name} {_shown(held)}", _wanted(kind, name, above)
         if described := field_texts(kind).get(field.name):
             text = f"{text}. {described}"
         if len(line) + 2 + len(source) > width:
@@ -48,6 +49,14 @@ def _section(config: Any, resolved: Any, path: str, above: tuple[tuple[str, Any]
         yield from _wrapped(text, width, 6)
     for value, held, name in inner:
         yield from _section(value, held, name, ((path, resolved), *above), width)
+
+
+def _wanted(kind: Any, path: str, above: tuple[tuple[str, Any], ...]) -> str:
+    """What the field at a path takes; where it tells the config from others that could stand there, all their names."""
+    *_, holder, name = ["", *path.split(".")]
+    parent: Any = type(above[0][1]) if above else None
+    names = named_options(type_hints(parent)[holder]) if above and name == "name" else {}
+    return f"one of {', '.join(map(repr, names))}" if names else field_kind(kind, name).wanted
 
 
 def _source(name: str, held: Any, above: tuple[tuple[str, Any], ...]) -> str:

@@ -237,8 +237,10 @@ class _Tree:
             return False
         holder, field = self.holder(path)
         before: _Tree = holder.values[field]
-        structures = filter(dataclasses.is_dataclass, _options(self.hint(path)))
-        chosen: Any = next((option for option in structures if name in discriminators(option)), before.kind)
+        named = named_options(self.hint(path))
+        if named and name not in named:
+            from_json(self.hint(path), {"name": name}, path)  # which tells the names that there are
+        chosen = named.get(name, before.kind)
         if chosen is before.kind:
             return False
         after, kept = _Tree.of(chosen()), type_hints(before.kind)
@@ -258,6 +260,12 @@ def _silently(find: Any, name: str) -> str | None:
 
 def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def named_options(hint: Any) -> dict[str, Any]:
+    """The dataclasses of a union that their names tell from each other, by these names; none for another hint."""
+    structures = [option for option in _options(hint) if dataclasses.is_dataclass(option)]
+    return {n: option for option in structures for n in discriminators(option)} if len(structures) > 1 else {}
 
 
 def _readings(word: str) -> Iterator[Any]:

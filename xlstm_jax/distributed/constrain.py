@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,6 +26,24 @@ def lie(x: Array, *roles: str | None) -> Array:
 def residual(x: Array) -> Array:
     """The stream between blocks, (batch, seq, dim): rows and tokens are parted, features are whole."""
     return lie(x, "batch", "sequence", *(None,) * (x.ndim - 2))
+
+
+def on_whole_matrices(function: Callable[[Array], Array], x: Array) -> Array:
+    """A function of matrices (..., rows, columns) that needs each whole on a device. Those of a stack are dealt out to
+    the devices that parameters are parted over, unevenly where there are not as many."""
+    axes = current()
+    if axes is None:
+        return function(x)
+    stack = tuple(axes.names[use] for use in ("fsdp", "sequence") if axes.sizes[use] > 1)
+    whole = P(stack) if stack and x.ndim > 2 else P()
+    # Around it as the parameter lies, else what x is made from, and the parameter itself, would be dealt out as well.
+    around = P(*(None,) * (x.ndim - 2), P.UNCONSTRAINED, P.UNCONSTRAINED)
+    for spec in (around, whole):
+        x = jax.lax.with_sharding_constraint(x, spec)
+    y = function(x)
+    for spec in (whole, around):
+        y = jax.lax.with_sharding_constraint(y, spec)
+    return y
 
 
 def on_mesh() -> bool:

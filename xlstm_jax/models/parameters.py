@@ -33,12 +33,16 @@ class Leaf(NamedTuple):
     decays: bool
     """Whether weight decay acts, as in the published runs: on kernels, and not on embeddings, norms and biases."""
     matrix: bool
-    """Whether its last two axes are a map between features, of which those before them number several: what optimizers
-    for matrices take."""
+    """Whether its last two axes are a map between features, of which those before them number several."""
     adapter: bool
     """Whether an adapter of low rank can stand beside it: the dense maps inside blocks."""
     modules: tuple[str, ...]
     """The modules that it lies in, by the names that `ParallelConfig.fsdp_modules` takes."""
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is a dense map inside a block, or a run's stack of them: what optimizers for matrices take."""
+        return self.adapter and len(self.axes) == (3 if self.axes[0] == "block" else 2)
 
 
 class Row(NamedTuple):

@@ -1,4 +1,4 @@
-"""The tiny models that formal languages are learnt with, and how long each is trained."""
+"""The tiny models that tasks are learnt with, and how long each is trained to see something in minutes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from xlstm_jax.config import ConfigError, near_miss
 from xlstm_jax.evaluation.synthetic.task import Task
-from xlstm_jax.evaluation.synthetic.tasks import get_task
+from xlstm_jax.evaluation.synthetic.tasks import FORMAL, GROUPS, SLICE, get_task
 from xlstm_jax.evaluation.synthetic.training import SyntheticConfig
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama.config import LlamaConfig
@@ -23,50 +23,73 @@ SLSTM_PLACES = {"[0:1]": [0, 1], "[1:0]": [], "[1:1]": [1]}
 
 MODELS = (*SLSTM_PLACES, "llama", "lstm")
 
-BLOCKS, HEADS = 2, 1
+BLOCKS = 2
 
 _RATES = {"[0:1]": 1e-2, "[1:0]": 4e-3, "[1:1]": 1e-2, "llama": 4e-3, "lstm": 1e-2}
 
-_STEPS = {"parity": 1000, "even_pairs": 1000, "cycle_nav": 1500, "mod_arith": 1500}
+_STEPS = {"parity": 1000, "even_pairs": 1000}
 """At most: who answers all rows ends earlier. All models of a task have the same, so that none fails for less."""
 
+_FORMAL = {"steps": 1500, "short_share": 0.5}
+_RECALL = {"steps": 1500, "short_share": 0.0}
+_VALUES: dict[str, dict[str, Any]] = {
+    **{task.name: _FORMAL | {"steps": _STEPS.get(task.name, 1500)} for task in (*FORMAL, *SLICE)},
+    **{task.name: _FORMAL | {"train_lengths": (1, 32), "test_lengths": (33, 256)} for task in GROUPS},
+    "mqar": {
+        **{"steps": 800, "batch_size": 128, "short_share": 0.0, "task_fields": {"vocab_size": 256}},
+        **{"train_lengths": (64, 64), "test_lengths": (64, 64)},
+    },
+    **{name: _RECALL | {"test_lengths": (42, 122)} for name in ("copy", "ngram_lookup", "ngram_lookup_prefix")},
+    "phone_book": _RECALL
+    | {"task_fields": {"names": 16, "digits": 4}, "train_lengths": (48, 104), "test_lengths": (104, 264)},
+    "needle": _RECALL
+    | {"task_fields": {"letters": 1, "digits": 3}, "train_lengths": (24, 128), "test_lengths": (128, 512)},
+    "nearest_neighbour": _RECALL | {"train_lengths": (3, 63), "test_lengths": (63, 255)},
+}
 
-def synthetic_model(name: str, task: Task, dim: int = 32, context_length: int = 40) -> LanguageModelConfig:
-    """A model of two blocks with one head, in float32.
+_DIMS = {"mqar": 64}
 
-    The sLSTM blocks are as the xLSTM paper has them for formal languages (B.1.1): no convolution, and recurrent weights
-    that do not start at zero.
+
+def synthetic_model(
+    name: str, task: Task, dim: int = 32, context_length: int = 40, heads: int = 1, *, packaged: bool = False
+) -> LanguageModelConfig:
+    """A model of two blocks in float32.
+
+    Args:
+        packaged: sLSTM blocks as the package xlstm has them by default, with a convolution and recurrent weights that
+            start at zero, as SLiCE took them. Else they are as the xLSTM paper has them for formal languages (B.1.1):
+            no convolution, and recurrent weights that do not start at zero.
 
     Raises:
         ConfigError: for a name that is not in `MODELS`.
     """
     if name not in MODELS:
         raise _unknown(name)
+    sizes: dict[str, Any] = {
+        **{"embedding_dim": dim, "num_blocks": BLOCKS, "vocab_size": task.vocab_size, "context_length": context_length}
+    }
     if name == "llama":
-        return LlamaConfig(
-            embedding_dim=dim,
-            num_blocks=BLOCKS,
-            head_dim=dim // HEADS,
-            vocab_size=task.vocab_size,
-            context_length=context_length,
-        )
+        return LlamaConfig(head_dim=dim // heads, **sizes)
     if name == "lstm":
-        return LSTMConfig(
-            embedding_dim=dim, num_blocks=BLOCKS, vocab_size=task.vocab_size, context_length=context_length
-        )
+        return LSTMConfig(**sizes)
     places = SLSTM_PLACES[name]
-    cell = sLSTMCellConfig(recurrent_weight_init="standard")
-    slstm = sLSTMBlockConfig(slstm=sLSTMLayerConfig(num_heads=HEADS, conv1d_kernel_size=0, slstm_cell=cell))
+    if packaged:
+        slstm = sLSTMLayerConfig(num_heads=heads)
+    else:
+        cell = sLSTMCellConfig(recurrent_weight_init="standard")
+        slstm = sLSTMLayerConfig(num_heads=heads, conv1d_kernel_size=0, slstm_cell=cell)
     return xLSTMLMModelConfig(
-        mlstm_block=None if len(places) == BLOCKS else mLSTMBlockConfig(mlstm=mLSTMLayerConfig(num_heads=HEADS)),
-        slstm_block=slstm if places else None,
+        mlstm_block=None if len(places) == BLOCKS else mLSTMBlockConfig(mlstm=mLSTMLayerConfig(num_heads=heads)),
+        slstm_block=sLSTMBlockConfig(slstm=slstm) if places else None,
         slstm_at=places,
-        num_blocks=BLOCKS,
-        embedding_dim=dim,
-        vocab_size=task.vocab_size,
-        context_length=context_length,
         dtype="float32",
+        **sizes,
     )
+
+
+def quick_dim(task: str) -> int:
+    """The width of models that learn a task in minutes."""
+    return _DIMS.get(task, 32)
 
 
 def synthetic_recipe(model: str, task: str, **changes: Any) -> SyntheticConfig:
@@ -78,8 +101,10 @@ def synthetic_recipe(model: str, task: str, **changes: Any) -> SyntheticConfig:
     if model not in MODELS:
         raise _unknown(model)
     name = get_task(task).name
-    values: dict[str, Any] = {"task": name, "steps": _STEPS[name], "lr": _RATES[model], "short_share": 0.5}
-    return SyntheticConfig(**values | {field: value for field, value in changes.items() if value is not None})
+    values: dict[str, Any] = {"task": name, "lr": _RATES[model], **_VALUES[name]}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    fields = {**values.get("task_fields", {}), **changes.pop("task_fields", {})}
+    return SyntheticConfig(**values | changes | {"task_fields": fields})
 
 
 def _unknown(model: str) -> ConfigError:

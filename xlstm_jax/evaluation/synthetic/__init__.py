@@ -1,1 +1,1 @@
-"""Formal languages: what a memory can track, measured at lengths beyond those of training."""
+"""Synthetic tasks: what a memory can track and recall, measured at lengths beyond those of training."""

@@ -72,7 +72,7 @@ class BracketedArithmetic(_Bracketed):
     """A random expression in brackets and =; the answer is its value modulo 5.
 
     Operators: the xLSTM paper's vocabulary has +, - and *; SLiCE (data_dir/fl_tasks/mod_arith_w_brack.py) draws * half
-    of the time, "+-**"; Deletang et al.'s default is "+-". Chance 1/5.
+    of the time, "+-**", and its lengths do not count =; Deletang et al.'s default is "+-". Chance 1/5.
     """
 
     question: ClassVar[str] = f"the value modulo {MODULUS} of an expression in brackets"

@@ -67,6 +67,20 @@ def test_fields_change_the_plan_as_they_change_training(capsys: pytest.CaptureFi
     assert after["training"]["device_rows"] == 4
 
 
+def test_the_memory_of_an_optimizer_is_that_of_what_it_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+    def moments(name: str) -> float:
+        """How many times the parameters the state is."""
+        of = planned(capsys, "mlstm_v1_165m", "--optimizer.name", name, "--no-compile")["training"]
+        return of["optimizer"] / of["weights"]
+
+    for name, times in {"adamw": 2, "sgd": 1, "lion": 1, "ademamix": 3}.items():
+        assert moments(name) == pytest.approx(times, abs=1e-6)
+    assert moments("adafactor") < 0.01
+    assert 1 < moments("muon") < 2
+    assert main(["plan", "tiny", "--optimizer.name", "adam"]) != 0
+    assert "must be one of 'adamw', 'adafactor', 'ademamix', 'lion', 'muon', 'sgd'" in capsys.readouterr().err
+
+
 def test_a_run_is_planned_as_it_was_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     experiment = get_preset("tiny")
     model = dataclasses.replace(experiment.model, vocab_size=320, num_blocks=3)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from xlstm_jax.cost.plan import QUICK_CPU_COMPILE
 from xlstm_jax.data.store import Batch
 from xlstm_jax.distributed.mesh import with_mesh
 from xlstm_jax.distributed.placement import Placement, placement_of
 from xlstm_jax.models.configs import ParallelConfig
 from xlstm_jax.models.language_model import build_model, param_shapes
+from xlstm_jax.models.layouts import to_blocks
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
@@ -35,7 +39,7 @@ from xlstm_jax.training.optimizers import (
     OptimizerConfig,
     SGDConfig,
 )
-from xlstm_jax.training.step import TrainState, make_train_step
+from xlstm_jax.training.step import TrainState, loss_sum, make_train_step
 
 VOCAB, WIDTH, HEADS = 48, 32, 8
 ROWS, SEQ = 8, 40
@@ -43,13 +47,16 @@ RATE = 0.01
 SMALL = ParallelConfig(fsdp_min_weight_size=0)
 """Everything is parted that can be, however small."""
 
+FLAT: dict[str, Any] = {"schedule": "constant", "warmup_steps": 0}
+"""A cosine in float32 may round differently in another program, which moves parameters by 1e-10 of their size."""
 OPTIMIZERS: dict[str, Any] = {
-    "adamw": OptimizerConfig(lr=1e-3, warmup_steps=1),
-    "adafactor": AdafactorConfig(lr=1e-2, warmup_steps=1, min_dim_size_to_factor=8),
-    "ademamix": AdEMAMixConfig(lr=1e-3, warmup_steps=1),
-    "lion": LionConfig(lr=1e-4, warmup_steps=1),
-    "muon": MuonConfig(lr=1e-3, warmup_steps=1),
-    "sgd": SGDConfig(lr=0.1, warmup_steps=1),
+    "adamw": OptimizerConfig(lr=1e-3, **FLAT),
+    # Its rate of decay is a power in float32, which may do the same: by less at this learning rate.
+    "adafactor": AdafactorConfig(lr=1e-3, min_dim_size_to_factor=8, **FLAT),
+    "ademamix": AdEMAMixConfig(lr=1e-3, **FLAT),
+    "lion": LionConfig(lr=1e-4, **FLAT),
+    "muon": MuonConfig(lr=1e-3, **FLAT),
+    "sgd": SGDConfig(lr=0.1, **FLAT),
 }
 
 
@@ -144,9 +151,53 @@ class Descent:
         return Counter(re.findall(rf" ({kinds})(?:-start)?\(", self.compiled.as_text()))
 
 
+def steps_of_optimizers(config: Any, words: str | None, steps: int, *, whole: bool) -> tuple[dict[str, Any], str]:
+    """The parameters that every optimizer comes to from the same ones, and the compiled update of all of them.
+
+    Args:
+        whole: all parameters with the gradients of the model; else those of few kinds, with gradients made up.
+    """
+    place, model, params = placement(words), build_model(config), drawn(config)
+    optimizers = {name: optimizer.build(10) for name, optimizer in OPTIMIZERS.items()}
+    kept = re.compile(r"'(embedding|proj_up|ffn_norm|lm_head)'")
+    if not whole:
+        params = flax.traverse_util.unflatten_dict(
+            {names: x for names, x in flax.traverse_util.flatten_dict(params).items() if kept.search(str(names))}
+        )
+    states = {name: TrainState(jnp.zeros((), jnp.int32), params, o.init(params)) for name, o in optimizers.items()}
+    shardings = None
+    if place.mesh is not None:
+        shapes = {name: placed(place, model, jax.eval_shape(lambda s=s: s)) for name, s in states.items()}
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+        states = jax.device_put(states, shardings)
+
+    def loss(params: Any, rows: Batch) -> Any:
+        if whole:
+            return loss_sum(model, params, rows).nats / jnp.sum(rows.loss_mask)
+        return sum(jnp.sum(jnp.cos(x + rows.inputs[0, 0])) for x in jax.tree.leaves(params))
+
+    def update(grads: dict[str, Any], states: dict[str, TrainState]) -> dict[str, TrainState]:
+        after = {}
+        for name, (step, params, state) in states.items():
+            updates, state = optimizers[name].update(grads[name], state, params)
+            after[name] = TrainState(step + 1, optax.apply_updates(params, updates), state)
+        return after
+
+    with place.active():
+        lying = None if shardings is None else shardings["adamw"].params
+        gradient = jax.jit(jax.grad(loss), out_shardings=lying, compiler_options=QUICK_CPU_COMPILE)
+        grads = dict.fromkeys(states, params)
+        of_all = jax.jit(update, out_shardings=shardings, compiler_options=QUICK_CPU_COMPILE)
+        compiled = of_all.lower(jax.device_put(grads, lying and dict.fromkeys(states, lying)), states).compile()
+        for step in range(steps):
+            rows = place.rows(lambda numbers, n=step: Batch(*(x[numbers] for x in rows_of(n))), ROWS, SEQ)
+            states = compiled({name: gradient(state.params, rows) for name, state in states.items()}, states)
+    return {name: jax.device_get(state.params) for name, state in states.items()}, compiled.as_text()
+
+
 def drawn(config: Any) -> Any:
-    """Parameters in which nothing is zero or one by chance, in the model's dtype."""
-    shapes = param_shapes(config)
+    """Parameters in which nothing is 0 or 1 by chance, in the model's dtype, whether or not blocks are in runs."""
+    shapes = param_shapes(dataclasses.replace(config, scan_blocks=True))
     rng = np.random.default_rng(0)
 
     def draw(path: Any, leaf: Any) -> Any:
@@ -156,4 +207,5 @@ def drawn(config: Any) -> Any:
         scale = 1.0 if last == "embedding" and not getattr(config, "tie_weights", False) else 0.1
         return jnp.asarray(centre + scale * rng.standard_normal(leaf.shape), config.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    return params if config.scan_blocks else to_blocks(params)

@@ -9,10 +9,24 @@ import jax
 import numpy as np
 import optax
 import pytest
-from mesh_models import RATE, ROWS, SEQ, SMALL, VOCAB, WIDTH, Descent, config_of, rows_of
+from mesh_models import (
+    OPTIMIZERS,
+    RATE,
+    ROWS,
+    SEQ,
+    SMALL,
+    VOCAB,
+    WIDTH,
+    Descent,
+    config_of,
+    drawn,
+    rows_of,
+    steps_of_optimizers,
+)
 
 from xlstm_jax.models.configs import ParallelConfig
 from xlstm_jax.models.language_model import build_model, param_shapes
+from xlstm_jax.models.layouts import to_blocks
 from xlstm_jax.training.optimizers import Optimizer
 from xlstm_jax.training.step import TrainState, make_train_step
 
@@ -57,6 +71,25 @@ def test_steps_on_a_mesh_are_those_of_one_device(kind, words, accumulate, fields
         if "fsdp" in mesh:  # no dense map is there of all blocks at once
             maps = {leaf.shape for leaf in jax.tree.leaves(start) if leaf.ndim == 3 and min(leaf.shape[1:]) >= WIDTH}
             assert not shapes & maps
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_optimizer_takes_the_steps_of_one_device_with_blocks_in_runs_or_not(whole, x64):
+    """Second moments divide what rounding has left of gradients near 0: errors of Adam's kind grow to some 1e-12. Those
+    of signs (Lion) and singular values (Muon) could grow to all, but neither comes as close to 0 as a rounding."""
+    scanned, alone = config_of("mlstm_v1"), config_of("mlstm_v1", scan_blocks=False)
+    truth, _ = steps_of_optimizers(scanned, None, STEPS, whole=whole)
+    for config in (scanned, alone):
+        found, update = steps_of_optimizers(config, "fsdp=8", STEPS, whole=whole)
+        for name in OPTIMIZERS:
+            assert worst(to_blocks(found[name]), to_blocks(truth[name])) < 1e-10, name
+        # Muon needs whole matrices: those of a run are dealt out, and each that is alone is gathered once.
+        matrices = sum(sorted(leaf.shape) == [32, 64] for leaf in jax.tree.leaves(found["muon"]))
+        assert len(re.findall(r"f64\[(?:32,64|64,32)\]\S* all-gather\(", update)) == matrices
+        assert (matrices == 0) == (config is scanned)
+        assert not re.search(r"f64\[2,(?:32,64|64,32)\]", update)
+    start = drawn(scanned)["lm_head"]
+    assert all(1e-4 < worst(truth[name]["lm_head"], start) < 10 for name in OPTIMIZERS)
 
 
 @pytest.mark.parametrize(

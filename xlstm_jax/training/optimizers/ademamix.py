@@ -51,4 +51,4 @@ class AdEMAMixConfig(ChainConfig):
 
 def _progress(count: jax.typing.ArrayLike, steps: int) -> jax.Array:
     """The share of a warm-up that the update after `count` others has come to."""
-    return jnp.minimum((jnp.asarray(count, jnp.float32) + 1) / max(steps, 1), 1.0)
+    return jnp.minimum((jnp.asarray(count, float) + 1) / max(steps, 1), 1.0)

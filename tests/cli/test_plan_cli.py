@@ -68,15 +68,15 @@ def test_fields_change_the_plan_as_they_change_training(capsys: pytest.CaptureFi
 
 
 def test_the_memory_of_an_optimizer_is_that_of_what_it_keeps(capsys: pytest.CaptureFixture[str]) -> None:
-    def moments(name: str) -> float:
+    def moments(name: str, preset: str = "tiny") -> float:
         """How many times the parameters the state is."""
-        of = planned(capsys, "mlstm_v1_165m", "--optimizer.name", name, "--no-compile")["training"]
+        of = planned(capsys, preset, "--optimizer.name", name)["training"]
         return of["optimizer"] / of["weights"]
 
     for name, times in {"adamw": 2, "sgd": 1, "lion": 1, "ademamix": 3}.items():
-        assert moments(name) == pytest.approx(times, abs=1e-6)
-    assert moments("adafactor") < 0.01
+        assert moments(name) == pytest.approx(times, abs=1e-3)
     assert 1 < moments("muon") < 2
+    assert moments("adafactor", "mlstm_v1_165m") < 0.01
     assert main(["plan", "tiny", "--optimizer.name", "adam"]) != 0
     assert "must be one of 'adamw', 'adafactor', 'ademamix', 'lion', 'muon', 'sgd'" in capsys.readouterr().err
 

@@ -27,13 +27,15 @@ BLOCKS = 2
 
 _RATES = {"[0:1]": 1e-2, "[1:0]": 4e-3, "[1:1]": 1e-2, "llama": 4e-3, "lstm": 1e-2}
 
-_STEPS = {"parity": 1000, "even_pairs": 1000}
-"""At most: who answers all rows ends earlier. All models of a task have the same, so that none fails for less."""
-
+# At most so many steps: who answers all rows ends earlier. All models of a task have the same, so that none fails for
+# less.
 _FORMAL = {"steps": 1500, "short_share": 0.5}
 _RECALL = {"steps": 1500, "short_share": 0.0}
 _VALUES: dict[str, dict[str, Any]] = {
-    **{task.name: _FORMAL | {"steps": _STEPS.get(task.name, 1500)} for task in (*FORMAL, *SLICE)},
+    **{task.name: _FORMAL for task in (*FORMAL, *SLICE)},
+    "parity": _FORMAL | {"steps": 1000},
+    # Short rows would teach an sLSTM to remember the first letter for as long as they are, and no longer.
+    "even_pairs": {"steps": 1000, "short_share": 0.0},
     **{task.name: _FORMAL | {"train_lengths": (1, 32), "test_lengths": (33, 256)} for task in GROUPS},
     "mqar": {
         **{"steps": 800, "batch_size": 128, "short_share": 0.0, "task_fields": {"vocab_size": 256}},

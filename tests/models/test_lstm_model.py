@@ -77,6 +77,8 @@ def test_an_experiment_with_it_is_read_back_and_its_cost_is_counted() -> None:
     assert model.param_count == 2 * VOCAB * 16 + 2 * (2 * 4 * 16 * 16 + 4 * 16)
     assert model.flops_per_token(9) == 2 * 2 * 8 * 16**2 + 2 * 16 * VOCAB
     assert model.state_bytes == 2 * 2 * 16 * 4
-    bias = jax.jit(model.init)(jax.random.key(0), tokens_of(1, 2))["params"]["block_stack"]["blocks_0"]["lstm"]["bias"]
+    params = jax.jit(model.init)(jax.random.key(0), tokens_of(1, 2))["params"]
+    assert 0.9 < params["token_embedding"]["embedding"].std() < 1.1
+    bias = params["block_stack"]["blocks_0"]["lstm"]["bias"]
     assert 0.7 < bias[GATES.index("f")].mean() < 1.3
     assert abs(bias[GATES.index("i")].mean()) < 0.25

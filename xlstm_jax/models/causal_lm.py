@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypedDict, Unpack, overload
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float, Int
 
 from xlstm_jax.config import ConfigError
@@ -56,12 +57,15 @@ class CausalLM(nn.Module):
             raise ConfigError(
                 f"{type(cfg).__name__}.vocab_size is {cfg.vocab_size}, but must be set to build the model"
             )
-        embed_init = small_init(cfg.embedding_dim, cfg.init_distribution_embed)
-        self.token_embedding = Embedding(cfg.vocab_size, cfg.embedding_dim, cfg.dtype, embed_init)
+        self.token_embedding = Embedding(cfg.vocab_size, cfg.embedding_dim, cfg.dtype, self._embed_init())
         self.embedding_dropout = nn.Dropout(cfg.dropout if cfg.add_embedding_dropout else 0.0)
         setattr(self, self.stack_name, NormedBlockStack(cfg))
         head_init = small_init(cfg.embedding_dim, cfg.init_distribution_out)
         self.lm_head = LMHead(cfg.vocab_size, head_init, cfg.lm_head_dtype, cfg.logits_soft_cap)
+
+    @nn.nowrap
+    def _embed_init(self) -> Initializer:
+        return small_init(self.config.embedding_dim, self.config.init_distribution_embed)
 
     @overload
     def __call__(

@@ -25,7 +25,7 @@ MODELS = (*SLSTM_PLACES, "llama", "lstm")
 
 BLOCKS = 2
 
-_RATES = {"[0:1]": 1e-2, "[1:0]": 4e-3, "[1:1]": 1e-2, "llama": 4e-3, "lstm": 1e-2}
+_RATES = {"[0:1]": 1e-2, "[1:0]": 4e-3, "[1:1]": 1e-2, "llama": 4e-3, "lstm": 3e-3}
 
 # At most so many steps: who answers all rows ends earlier. All models of a task have the same, so that none fails for
 # less.

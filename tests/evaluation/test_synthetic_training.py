@@ -46,7 +46,8 @@ def test_the_head_sees_targets_alone_and_the_loss_is_that_of_whole_rows():
         return loss_sum(AtTargets(model), params, asked).nats
 
     for found, fitting in zip(*map(jax.tree.leaves, (jax.jit(jax.value_and_grad(loss))(params), wanted)), strict=True):
-        np.testing.assert_allclose(found, fitting, atol=2e-5, rtol=2e-5)
+        # Sums in another order: roundings of float32, of the largest entry.
+        assert np.max(np.abs(found - fitting)) <= 32 * np.finfo(np.float32).eps * np.max(np.abs(fitting))
     program = str(jax.make_jaxpr(loss)(params))
     assert f"[{6 * width},{task.vocab_size}]" in program
     assert f"[{6 * 20},{task.vocab_size}]" not in program

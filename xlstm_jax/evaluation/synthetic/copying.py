@@ -16,7 +16,7 @@ from xlstm_jax.evaluation.synthetic.task import PAD, Drawn, Task, Words, below
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _START, _BAR = 27, 28
-_SOURCE = "Jelassi et al., arXiv 2402.01032; synthetic_exps/data_utils.py of sjelassi/transformers_ssm_copy at 1188c47"
+_SOURCE = "Jelassi et al., arXiv 2402.01032; synthetic_exps/data_utils.py of sjelassi/transformers_ssm_copy at 1f32ac6"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from xlstm_jax.evaluation.synthetic.task import Drawn, Task, Words, below, disti
 class MQAR(Task):
     """Pairs of a key and a value, then the keys once more, each to be answered with its value.
 
-    Arora et al. (Zoology, arXiv 2312.04927), to the letter of zoology/data/multiquery_ar.py at d88d6f5. With V tokens,
+    Arora et al. (Zoology, arXiv 2312.04927), to the letter of zoology/data/multiquery_ar.py at dbcb60d. With V tokens,
     K pairs and P passes a row of T positions is
 
     * k1 v1 ... kK vK, P times: keys from 1 to V/2 - 1 and values from V/2 to V - 1, each uniform without replacement;
@@ -38,7 +38,7 @@ class MQAR(Task):
     """Zoology's default; off in its figure 2 and in the xLSTM paper."""
 
     question: ClassVar[str] = "the values of keys that were read before"
-    source: ClassVar[str] = "Arora et al., arXiv 2312.04927; zoology/data/multiquery_ar.py at d88d6f5"
+    source: ClassVar[str] = "Arora et al., arXiv 2312.04927; zoology/data/multiquery_ar.py at dbcb60d"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,6 +38,13 @@ def training_store(path: str) -> TokenStore | None:
     return None
 
 
+def fingerprint_of(run: Run) -> str | None:
+    """What tells a checkpoint from every other; None if it was removed meanwhile."""
+    with contextlib.suppress(OSError):
+        return sha256_of(RunFolder(run.path).checkpoints(read_only=True).path(run.step) / MANIFEST_NAME)[:16]
+    return None
+
+
 def score_run(
     run: Run, text: Text, before: Mapping[str, Any], progress: Progress, clear_every: int | None
 ) -> Iterator[dict[str, Any]]:
@@ -49,7 +56,7 @@ def score_run(
     Raises:
         NotFiniteError: if the model's logits are NaN or infinite.
     """
-    identity = {"run": str(run.path), "step": run.step, "weights": _weights(run)}
+    identity = {"run": str(run.path), "step": run.step, "weights": fingerprint_of(run)}
     same = identity["weights"] and all(before.get(name) == value for name, value in identity.items())
     split = text.split(run.tokenizer)
     sums = _Sums(text, split, clear_every, before if same else {})
@@ -149,13 +156,6 @@ def _over(sum_: float, count: int) -> float | None:
 
 def _perplexity(nats: float, count: int) -> float | None:
     return math.exp(min(nats / count, MOST_NATS)) if count else None
-
-
-def _weights(run: Run) -> str | None:
-    """What tells a checkpoint from every other; None if it was removed meanwhile."""
-    with contextlib.suppress(OSError):
-        return sha256_of(RunFolder(run.path).checkpoints(read_only=True).path(run.step) / MANIFEST_NAME)[:16]
-    return None
 
 
 def _unigram(path: str, split: Split) -> float | None:

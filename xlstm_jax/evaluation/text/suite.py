@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xlstm_jax.config import ConfigError, near_miss
-from xlstm_jax.evaluation.suite import Record, Suite, argument, option
+from xlstm_jax.config import ConfigError
+from xlstm_jax.evaluation.suite import Record, Suite, option
+from xlstm_jax.evaluation.text.source import Source
+from xlstm_jax.evaluation.text.tables import new_table, shown, titles
 from xlstm_jax.machine.progress import Progress, clock
 
 if TYPE_CHECKING:
@@ -34,44 +36,20 @@ end_nats, loss, perplexity, nats_per_byte, bits_per_byte, nats_per_character, bi
 unigram, by_position, by_document. Of a single run the numbers stand beside text too.
 """
 
-SPLITS = ("train", "validation")
 FEW_DOCUMENTS = 20
 """So many are shown each by itself."""
 
 
 @dataclass
-class TextOptions:
-    """What is scored on what.
+class TextOptions(Source):
+    """What is scored on what."""
 
-    Raises:
-        ConfigError: for values that cannot be, or that exclude each other.
-    """
-
-    runs: tuple[str, ...] = argument("RUN", "run to score; several are set side by side", names="run")
-    text: tuple[str, ...] | None = option(
-        "FILE", "files to score, each a document; - for standard input", several=True, default=None
-    )
-    store: str | None = option("STORE", "token store to score, in place of files", names="store", default=None)
-    split: str = option("NAME", "of the store, or of the run's own (default validation)", default="validation")
     clear_every: int | None = option(
         "K", "empty the memory before every K tokens (default: carry it)", read=int, default=None
     )
-    step: int | None = option("N", "use the checkpoint of this step (default: the newest)", read=int, default=None)
-    mesh: str | None = option("AXIS=N,...", "lay the model out over devices, as in fsdp=4,tp=2", default=None)
-    name: str = field(init=False)
-    """Of the folder for the results."""
 
     def __post_init__(self) -> None:
-        self.runs, self.text = tuple(dict.fromkeys(self.runs)), None if self.text is None else tuple(self.text)
-        self.name = "+".join(Path(run).resolve().name for run in self.runs)
-        if self.text is not None and self.store is not None:
-            raise ConfigError("--text and --store each name a text to score; give one of them")
-        if self.split not in SPLITS:
-            raise ConfigError(
-                f"--split is {self.split!r}, but must be validation or train{near_miss(self.split, SPLITS)}"
-            )
-        if self.text is not None and self.split != "validation":
-            raise ConfigError("--split is of a token store, but --text names files")
+        super().__post_init__()
         if self.clear_every is not None and self.clear_every < 1:
             raise ConfigError(f"--clear-every is {self.clear_every}, but must be a whole number >= 1")
 
@@ -79,34 +57,8 @@ class TextOptions:
 def run(options: TextOptions, progress: Progress, before: Record) -> Iterator[Record]:
     """Score every run on the text; see `Suite.run`."""
     with clock("reading the text", terminal_only=True):
-        text = _text(options)
+        text = options.read()
     return _records(options, text, progress, before)
-
-
-def _text(options: TextOptions) -> Text:
-    from xlstm_jax.data.store import open_store
-    from xlstm_jax.evaluation.text.scores import training_store
-    from xlstm_jax.evaluation.text.texts import text_of_files, text_of_split
-
-    if options.text is not None:
-        return text_of_files(options.text)
-    if options.store is not None:
-        return text_of_split(open_store(options.store).split(options.split), f"{options.store}, {options.split}")
-    texts = []
-    for path in options.runs:
-        store = training_store(path)
-        if store is None:
-            raise ConfigError(
-                f"the token store that {path} learnt from cannot be found, so there is no held-out text of its own; "
-                "--text FILE or --store STORE names a text to score"
-            )
-        texts.append(text_of_split(store.split(options.split), f"{store}, {options.split}"))
-    for path, text in zip(options.runs, texts, strict=True):
-        if text.fingerprint != texts[0].fingerprint:
-            raise ConfigError(
-                f"{options.runs[0]} and {path} hold out different texts; --text FILE or --store STORE names one for all"
-            )
-    return texts[0]
 
 
 def _records(options: TextOptions, text: Text, progress: Progress, before: Record) -> Iterator[Record]:
@@ -157,11 +109,6 @@ def _baselines(text: Text) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
-def _titles(runs: list[Mapping[str, Any]]) -> list[str]:
-    names = [Path(entry["run"]).name for entry in runs]
-    return [name if names.count(name) == 1 else entry["run"] for name, entry in zip(names, runs, strict=True)]
-
-
 def _scale(runs: list[Mapping[str, Any]]) -> tuple[str, list[float]]:
     """The unit of losses by position, and what makes it of each run's nats per token: tokens of one tokenizer can be
     compared, those of several only by the bytes that they stand for."""
@@ -181,7 +128,7 @@ def draw(record: Record, path: Path) -> None:
             (math.sqrt(max(place["from"], 1) * place["to"]), scale * place["nats"] / place["tokens"])
             for place in entry["by_position"]
         ]
-        for title, entry, scale in zip(_titles(runs), runs, scales, strict=True)
+        for title, entry, scale in zip(titles(runs), runs, scales, strict=True)
         if entry["by_position"]
     }
     trained = {entry["context_length"] for entry in runs if entry["context_length"] > 0}
@@ -208,44 +155,28 @@ def tabulate(record: Record) -> tuple[RenderableType, str]:
     )
 
 
-def _table(*titles: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for number, title in enumerate(titles):
-        table.add_column(title, justify="right" if number else "left", no_wrap=True)
-    return table
-
-
-def _shown(value: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.{digits}f}" if value < 1e6 else f"{value:.3g}"
-
-
 def _summary(record: Record) -> Any:
-    table = _table("", "step", "nats/token", "perplexity", "bits/byte", "bits/char", "word ppl")
+    table = new_table("", "step", "nats/token", "perplexity", "bits/byte", "bits/char", "word ppl")
     text, runs = record["text"], record["runs"]
-    for title, entry in zip(_titles(runs), runs, strict=True):
+    for title, entry in zip(titles(runs), runs, strict=True):
         per_byte = entry["bits_per_byte"]
         table.add_row(
             title,
             str(entry["step"]),
-            _shown(entry["loss"], 4),
-            _shown(entry["perplexity"], 2),
+            shown(entry["loss"], 4),
+            shown(entry["perplexity"], 2),
             "-" if per_byte is None else f"[b]{per_byte:.4f}[/b]",
-            _shown(entry["bits_per_character"], 4),
-            _shown(entry["word_perplexity"], 2),
+            shown(entry["bits_per_character"], 4),
+            shown(entry["word_perplexity"], 2),
         )
     baselines = {"gzip -9": record["baselines"]["gzip"], "xz -9": record["baselines"]["xz"]}
-    unigrams = [(title, entry["unigram"]) for title, entry in zip(_titles(runs), runs, strict=True)]
+    unigrams = [(title, entry["unigram"]) for title, entry in zip(titles(runs), runs, strict=True)]
     known = [(title, value) for title, value in unigrams if value is not None]
     one = len({value for _, value in known}) == 1
     baselines |= {"unigram bytes" if one else f"unigram, {title}": value for title, value in known}
     for name, value in baselines.items():
         per_character = None if value is None else value * text["bytes"] / text["characters"]
-        table.add_row(name, "", "", "", _shown(value, 4), _shown(per_character, 4), "")
+        table.add_row(name, "", "", "", shown(value, 4), shown(per_character, 4), "")
     return table
 
 
@@ -253,25 +184,25 @@ def _by_position(record: Record) -> Any:
     runs = record["runs"]
     unit, scales = _scale(runs)
     since = "" if record["clear_every"] is None else " since emptied"
-    table = _table(f"{unit} by position{since}", "tokens", *_titles(runs))
+    table = new_table(f"{unit} by position{since}", "tokens", *titles(runs))
     longest = max((entry["by_position"] for entry in runs), key=len)
     for number, place in enumerate(longest):
         cells = []
         for entry, scale in zip(runs, scales, strict=True):
             own = entry["by_position"][number : number + 1]
-            cells.append(_shown(scale * own[0]["nats"] / own[0]["tokens"], 4) if own else "-")
+            cells.append(shown(scale * own[0]["nats"] / own[0]["tokens"], 4) if own else "-")
         table.add_row(f"{place['from']:,} to {place['to'] - 1:,}", f"{place['tokens']:,}", *cells)
     return table
 
 
 def _by_document(record: Record) -> Any:
     runs = record["runs"]
-    table = _table("bits per byte by document", "bytes", *_titles(runs))
+    table = new_table("bits per byte by document", "bytes", *titles(runs))
     entries = [{entry["number"]: entry for entry in run["by_document"]} for run in runs]
     for number in sorted(set().union(*entries)):
         own = [documents.get(number) for documents in entries]
         known = next(entry for entry in own if entry is not None)
-        cells = [_shown(entry and entry["bits_per_byte"], 4) for entry in own]
+        cells = [shown(entry and entry["bits_per_byte"], 4) for entry in own]
         table.add_row(known["name"], f"{known['bytes']:,}", *cells)
     return table
 

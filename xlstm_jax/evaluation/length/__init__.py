@@ -1,0 +1,1 @@
+"""Loss by position, to many times the length of training."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 RESULT = "result.json"
+DRAW_SECONDS = 30.0
+"""Between two pictures of what there is so far."""
 
 Record = Mapping[str, Any]
 """JSON values."""
@@ -36,7 +40,8 @@ class Suite:
     summary: str
     """What it does, in a line."""
     config: type
-    """A dataclass that checks itself, with a field for each option of the command; see `option`."""
+    """A dataclass that checks itself, with a field for each option of the command; see `option`. Its attribute
+    `folder`, if it has one, is set to the folder of the results."""
     run: Callable[[Any, Progress, Record], Iterator[Record]]
     """(config, progress, the record that is there already) -> the record as it grows: an interruption leaves what was
     found. What is wrong with the config is raised by the call, before anything is run."""
@@ -78,9 +83,15 @@ def option(
     return dataclasses.field(metadata={"how": how, "names": names}, **default)
 
 
-def argument(metavar: str, what: str, *, names: Literal["run", "store"] | None = None) -> Any:
-    """A field that the words of the command line are which belong to no option, one or more; see `option`."""
-    how = {"metavar": metavar, "help": what, "nargs": "+"}
+def flag(what: str) -> Any:
+    """A field that is true if the option is given."""
+    how = {"help": what, "action": "store_true"}
+    return dataclasses.field(metadata={"how": how, "names": None}, default=False)
+
+
+def argument(metavar: str, what: str, *, several: bool = True, names: Literal["run", "store"] | None = None) -> Any:
+    """A field that the word of the command line is which belongs to no option, or the words; see `option`."""
+    how = {"metavar": metavar, "help": what, **({"nargs": "+"} if several else {})}
     return dataclasses.field(metadata={"how": how, "names": names, "positional": True})
 
 
@@ -110,14 +121,20 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
     console = make_console(stderr=as_json)
     progress = Progress(console=console)
     out = suite.place(**vars(config)) if out is None else out
+    if hasattr(config, "folder"):
+        config.folder = out
     records = suite.run(config, progress, _found(out / RESULT))
     out.mkdir(parents=True, exist_ok=True)
     record: Record = {}
+    drawn = -math.inf
     for found in records:
         record = {**found, "environment": present_environment()}
         write_atomic(out / RESULT, json.dumps(record, indent=2) + "\n")
-        with clock(f"drawing {suite.picture_name}", terminal_only=True):
+        if time.monotonic() - drawn > DRAW_SECONDS:
             suite.picture(record, out / suite.picture_name)
+            drawn = time.monotonic()
+    with clock(f"drawing {suite.picture_name}", terminal_only=True):
+        suite.picture(record, out / suite.picture_name)
     if as_json:
         print(json.dumps(record, indent=2))
     else:

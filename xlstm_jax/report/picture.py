@@ -11,20 +11,58 @@ from xlstm_jax.files import write_atomic
 
 def new_picture() -> tuple[Any, Any]:
     """An empty figure of matplotlib and its axes."""
+    figure = _figure(8, 4.5)
+    return figure, figure.add_subplot()
+
+
+def new_panels(count: int) -> tuple[Any, list[Any]]:
+    """An empty figure and its axes, side by side in rows of up to four, that share what they run over."""
+    columns = min(count, 4 if count > 6 else 3)
+    rows = -(-count // columns)
+    figure = _figure(1 + 3 * columns, 1 + 2.1 * rows)
+    every = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    shown = list(every)
+    for empty in shown[count:]:
+        empty.remove()
+    return figure, shown[:count]
+
+
+def _figure(width: float, height: float) -> Any:
     # Late: it takes half a second, and `Figure` without pyplot needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure
 
 
 def save_picture(figure: Any, axes: Any, path: str | Path) -> None:
     """Finish a picture in the look of all, and write it as a PNG, which appears complete."""
+    _finish(axes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    _write(figure, path)
+
+
+def save_panels(figure: Any, every: list[Any], path: str | Path, *, title: str, axes_are: tuple[str, str]) -> None:
+    """Finish panels, with one legend for all, and write them; see `save_picture`."""
+    for axes in every:
+        _finish(axes)
+    named = dict(zip(*reversed(every[0].get_legend_handles_labels()), strict=True)) if every else {}
+    figure.legend(named.values(), named.keys(), frameon=False, loc="outside lower center", ncols=min(len(named), 7))
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(axes_are[0], fontsize=10)
+    figure.supylabel(axes_are[1], fontsize=10)
+    _write(figure, path)
+
+
+def _finish(axes: Any) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+
+
+def _write(figure: Any, path: str | Path) -> None:
     # Through memory: straight to a file, a full disk comes out as an error of the image library.
     picture = io.BytesIO()
     figure.savefig(picture, format="png")

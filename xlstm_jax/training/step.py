@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from xlstm_jax.data.store import Batch
 from xlstm_jax.distributed.constrain import gathered_in, gradients_in
@@ -50,7 +50,9 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
-def init_state(model: Any, optimizer: Optimizer, seed: int, tokens: Int[Array, "batch seq"]) -> Any:
+def init_state(
+    model: Any, optimizer: Optimizer, seed: int | Integer[Array, ""], tokens: Int[Array, "batch seq"]
+) -> Any:
     """Fresh parameters and optimizer state; under `jax.eval_shape` their shapes alone."""
     params = model.init(jax.random.key(seed), tokens)["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))

@@ -19,7 +19,7 @@ from xlstm_jax.models.language_model import LanguageModel
 Answerer = Callable[[Any, ArrayLike, ArrayLike], Int[Array, "rows targets"]]
 """(params, tokens (rows, seq), positions (rows, targets)) -> answers (rows, targets)."""
 
-_ROWS, _POSITIONS, _LOGITS = 256, 1 << 17, 1 << 25
+ROWS_AT_ONCE, _POSITIONS, _LOGITS = 256, 1 << 17, 1 << 25
 """At most so many rows, positions and logits are answered at once."""
 
 
@@ -79,7 +79,7 @@ def mark(answerer: Answerer, params: Any, rows: Rows, task: Task) -> Marks:
     count, seq = rows.inputs.shape
     asked = rows.asked(task.max_targets(seq))
     targets = asked.targets.shape[1]
-    at_once = max(1, min(_ROWS, count, _POSITIONS // seq, _LOGITS // (targets * task.vocab_size)))
+    at_once = max(1, min(ROWS_AT_ONCE, count, _POSITIONS // seq, _LOGITS // (targets * task.vocab_size)))
     answers = []
     for start in range(0, count, at_once):
         batch = np.arange(start, start + at_once) % count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from xlstm_jax.config import ConfigError, near_miss
@@ -89,6 +91,31 @@ def synthetic_model(
     )
 
 
+def listed_models(text: str, among: Sequence[str] = MODELS) -> tuple[str, ...]:
+    """The models of a list, each once, in the order of all that there are; `xlstm[0:1]` and `0:1` are `[0:1]`.
+
+    Raises:
+        ConfigError: for a name that is not among them.
+    """
+    names = [re.sub(r"^(xlstm)?\[?(\d:\d)\]?$", r"[\2]", name.strip().lower()) for name in text.split(",")]
+    for name in names:
+        if name not in among:
+            raise _unknown(name, among)
+    return tuple(name for name in among if name in names)
+
+
+def listed_seeds(option: str, text: str) -> tuple[int, ...]:
+    """The seeds of a list, each once.
+
+    Raises:
+        ConfigError: for what is no list of whole numbers.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise ConfigError(f"{option} is {text!r}, but must be whole numbers >= 0, separated by commas")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
 def quick_dim(task: str) -> int:
     """The width of models that learn a task in minutes."""
     return _DIMS.get(task, 32)
@@ -109,5 +136,5 @@ def synthetic_recipe(model: str, task: str, **changes: Any) -> SyntheticConfig:
     return SyntheticConfig(**values | changes | {"task_fields": fields})
 
 
-def _unknown(model: str) -> ConfigError:
-    return ConfigError(f"model is {model!r}, but must be one of {', '.join(MODELS)}{near_miss(model, MODELS)}")
+def _unknown(model: str, among: Sequence[str] = MODELS) -> ConfigError:
+    return ConfigError(f"model is {model!r}, but must be one of {', '.join(among)}{near_miss(model, among)}")

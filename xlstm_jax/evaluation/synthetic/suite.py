@@ -83,13 +83,14 @@ class SyntheticOptions:
 
     def __post_init__(self) -> None:
         from xlstm_jax.evaluation.synthetic.protocols import get_protocol
+        from xlstm_jax.evaluation.synthetic.recipes import listed_seeds
         from xlstm_jax.evaluation.synthetic.tasks import get_task
 
         self.task = get_task(self.task).name
         get_protocol(self.protocol)
         self.fields()
-        if self.seed is not None and not all(word.strip().isdigit() for word in self.seed.split(",")):
-            raise ConfigError(f"--seed is {self.seed!r}, but must be whole numbers >= 0, separated by commas")
+        if self.seed is not None:
+            listed_seeds("--seed", self.seed)
         self.rates()
         if self.dim is not None and (self.dim < 2 or self.dim % 4):
             raise ConfigError(f"--dim is {self.dim}, but must be a multiple of 4")
@@ -128,10 +129,11 @@ class SyntheticOptions:
     def changed_protocol(self) -> Protocol:
         """The protocol with what the other options change in it."""
         from xlstm_jax.evaluation.synthetic.protocols import get_protocol
+        from xlstm_jax.evaluation.synthetic.recipes import listed_seeds
 
         changes = {name: getattr(self, name) for name in _CHANGES} | {"lrs": self.rates()}
         if self.seed is not None:
-            changes["seeds"] = tuple(map(int, self.seed.split(",")))
+            changes["seeds"] = listed_seeds("--seed", self.seed)
         return dataclasses.replace(
             get_protocol(self.protocol), **{name: value for name, value in changes.items() if value is not None}
         )
@@ -139,11 +141,10 @@ class SyntheticOptions:
 
 def run(options: SyntheticOptions, progress: Progress, before: Record) -> Iterator[Record]:
     """Train and test every model with every learning rate and seed; see `Suite.run`."""
-    from xlstm_jax.evaluation.synthetic.recipes import MODELS
+    from xlstm_jax.evaluation.synthetic.recipes import listed_models
     from xlstm_jax.evaluation.synthetic.tasks import get_task
 
-    names = {re.sub(r"^(xlstm)?\[?(\d:\d)\]?$", r"[\2]", name.strip().lower()) for name in options.models.split(",")}
-    models = sorted(names, key=lambda name: MODELS.index(name) if name in MODELS else -1)
+    models = listed_models(options.models)
     protocol = options.changed_protocol()
     trials = list(protocol.trials(get_task(options.task), models, options.fields()))
     return _records(protocol, trials, progress)
@@ -153,12 +154,15 @@ def _records(protocol: Protocol, trials: list[Trial], progress: Progress) -> Ite
     from xlstm_jax.evaluation.synthetic.protocols import choose
     from xlstm_jax.evaluation.synthetic.published import SOURCES, STATEMENTS
     from xlstm_jax.evaluation.synthetic.tasks import task_fields
-    from xlstm_jax.evaluation.synthetic.training import train_synthetic
+    from xlstm_jax.evaluation.synthetic.training import Learner
 
     task = trials[0].config.build_task()
     progress.say(f"{task.name}: {task.question}")
     results: list[dict[str, Any]] = []
+    learner = Learner(trials[0].model_config, trials[0].config)
     for number, trial in enumerate(trials, 1):
+        if not learner.learns(trial.model_config, trial.config):
+            learner = Learner(trial.model_config, trial.config)
         steps = trial.config.steps
         of = f" ({number} of {len(trials)})" if len(trials) > 1 else ""
         with progress.bar(f"{_title(trial.model)} seed {trial.config.seed}{of}", steps) as bar:
@@ -168,7 +172,7 @@ def _records(protocol: Protocol, trials: list[Trial], progress: Progress) -> Ite
                 standing = f"loss {look.loss:.4f}  accuracy at lengths of training {look.accuracy:.3f}"
                 bar.to(look.step, f"step {look.step}/{steps}  {standing}")
 
-            result = train_synthetic(trial.model_config, trial.config, report)
+            result = learner.train(trial.config.seed, report)
         results.append(_result(task, trial, result))
         for entry, chosen in zip(results, choose(results), strict=True):
             entry["chosen"] = chosen
@@ -180,7 +184,11 @@ def _records(protocol: Protocol, trials: list[Trial], progress: Progress) -> Ite
             "right": task.right,
             "by_position": task.by_position,
             "chance": task.chance,
-            "protocol": {"name": protocol.name, "distance": protocol.distance},
+            "protocol": {
+                "name": protocol.name,
+                "distance": protocol.distance,
+                "differences": list(protocol.differences),
+            },
             "results": results,
             "published": {name: source._asdict() for name, source in SOURCES.items() if name in sources},
             "statements": list(STATEMENTS.get(task.name, ())),

@@ -24,7 +24,7 @@ from xlstm_jax.config import (
     Share,
 )
 from xlstm_jax.data.store import Batch
-from xlstm_jax.evaluation.synthetic.accuracy import LengthBin, Marks, by_length, make_answerer, mark
+from xlstm_jax.evaluation.synthetic.accuracy import ROWS_AT_ONCE, LengthBin, Marks, by_length, make_answerer, mark
 from xlstm_jax.evaluation.synthetic.at_targets import AtTargets, batch_of
 from xlstm_jax.evaluation.synthetic.task import Rows, Task
 from xlstm_jax.evaluation.synthetic.tasks import TASKS, get_task
@@ -163,83 +163,108 @@ class SyntheticResult:
 def train_synthetic(
     model_config: LanguageModelConfig, config: SyntheticConfig, report: Callable[[Look], None] | None = None
 ) -> SyntheticResult:
-    """Train a fresh model and test it.
+    """Train a fresh model and test it; see `Learner`."""
+    return Learner(model_config, config).train(config.seed, report)
+
+
+class Learner:
+    """A kind of model that learns a task, again and again, with programs that are compiled once.
 
     Args:
         model_config: whose vocabulary is the task's, at least.
-        report: called at each look.
+        config: whose seed does not count.
 
     Raises:
         ConfigError: for a vocabulary that is too small.
-        NotFiniteError: if the loss or the gradient is NaN or infinite.
     """
-    task = config.build_task()
-    if model_config.vocab_size < task.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size is {model_config.vocab_size}, but {task.name} has {task.vocab_size} tokens"
+
+    def __init__(self, model_config: LanguageModelConfig, config: SyntheticConfig) -> None:
+        self.model_config, self.config, self.task = model_config, config, config.build_task()
+        if model_config.vocab_size < self.task.vocab_size:
+            raise ConfigError(
+                f"model.vocab_size is {model_config.vocab_size}, but {self.task.name} has {self.task.vocab_size} tokens"
+            )
+        model = build_model(model_config)
+        optimizer = config.optimizer().build(config.steps)
+        some = jnp.zeros((1, config.train_lengths[1]), jnp.int32)
+        self._fresh = jax.jit(lambda seed: init_state(model, optimizer, seed, some))
+        self._answerer = make_answerer(model)
+        self._step = make_train_step(AtTargets(model), optimizer)
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def train(self, seed: int, report: Callable[[Look], None] | None = None) -> SyntheticResult:
+        """Train a fresh model and test it.
+
+        Args:
+            seed: fixes the initial parameters and all rows.
+            report: called at each look.
+
+        Raises:
+            NotFiniteError: if the loss or the gradient is NaN or infinite.
+        """
+        config, task = dataclasses.replace(self.config, seed=seed), self.task
+        state = self._fresh(np.uint32(seed))
+        validation = task.rows(seed, "validation", 0, 2 * config.validation_rows, *config.train_lengths)
+        seen, kept = (validation.part(start, config.validation_rows) for start in (0, config.validation_rows))
+        beyond = task.rows(seed, "validation", 0, config.validation_rows, *config.test_lengths)
+        test = task.rows(seed, "test", 0, config.test_rows, *config.test_lengths)
+        self._compile(state, config)
+        for rows in (seen, beyond):
+            self._marks(state.params, rows.part(0, ROWS_AT_ONCE))  # which compiles
+        wall, cpu = time.perf_counter(), time.process_time()
+        looks, look_steps = _Looks(config, report), _look_steps(config)
+
+        def score(params: Any) -> dict[str, float]:
+            scores = {"accuracy": self._marks(params, seen).accuracy(task)}
+            if scores["accuracy"] == 1:
+                scores["beyond"] = self._marks(params, beyond).accuracy(task)
+            return scores
+
+        loop = Loop(
+            lambda state, rows: self._compiled[_shape(rows)](state, rows),
+            _batches(task, config, look_steps),
+            due=lambda step: Due(score=step in look_steps, save=False),
+            emit=looks.handle,
+            score=score,
+            stop=lambda: looks.flawless == config.patience,
         )
-    model = build_model(model_config)
-    optimizer = config.optimizer().build(config.steps)
-    width = config.train_lengths[1]
-    state = jax.jit(lambda: init_state(model, optimizer, config.seed, jnp.zeros((1, width), jnp.int32)))()
-    answerer = make_answerer(model)
+        try:
+            state, done = loop.run(state, 0)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}; a smaller learning rate may help") from None
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 
-    def marks(rows: Rows, params: Any = None) -> Marks:
-        return mark(answerer, state.params if params is None else params, rows, task)
+        on_kept, on_beyond, on_test = (self._marks(state.params, rows) for rows in (kept, beyond, test))
+        (low, high), (test_low, test_high) = config.train_lengths, config.test_lengths
+        if task.by_position:  # those of all rows, and those that training has not
+            low, test_low = 1, min(high + 1, test_high)
+        return SyntheticResult(
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            steps=done,
+            seconds=wall,
+            cpu_seconds=cpu,
+            train_accuracy=on_kept.accuracy(task),
+            validation_accuracy=on_beyond.accuracy(task),
+            test_accuracy=on_test.accuracy(task),
+            test_tokens=on_test.tokens,
+            test_sequences=on_test.sequences,
+            train_bins=by_length(on_kept, task, low, high, TRAIN_BINS),
+            test_bins=by_length(on_test, task, test_low, test_high, TEST_BINS),
+            looks=looks.made,
+        )
 
-    validation = task.rows(config.seed, "validation", 0, 2 * config.validation_rows, *config.train_lengths)
-    seen, kept = (validation.part(start, config.validation_rows) for start in (0, config.validation_rows))
-    beyond = task.rows(config.seed, "validation", 0, config.validation_rows, *config.test_lengths)
-    test = task.rows(config.seed, "test", 0, config.test_rows, *config.test_lengths)
+    def learns(self, model_config: LanguageModelConfig, config: SyntheticConfig) -> bool:
+        """Whether it is for that too: all but the seed is the same."""
+        return model_config == self.model_config and dataclasses.replace(config, seed=self.config.seed) == self.config
 
-    step_function = make_train_step(AtTargets(model), optimizer)
-    compiled = {
-        _shape(rows): step_function.lower(state, rows).compile()  # type: ignore[attr-defined]
-        for rows in (training_rows(task, config, at, 1)[0] for at in {0, config.steps - 1})
-    }
-    for rows in (seen, beyond):
-        marks(rows)
-    wall, cpu = time.perf_counter(), time.process_time()
-    looks, look_steps = _Looks(config, report), _look_steps(config)
+    def _marks(self, params: Any, rows: Rows) -> Marks:
+        return mark(self._answerer, params, rows, self.task)
 
-    def score(params: Any) -> dict[str, float]:
-        scores = {"accuracy": marks(seen, params).accuracy(task)}
-        if scores["accuracy"] == 1:
-            scores["beyond"] = marks(beyond, params).accuracy(task)
-        return scores
-
-    loop = Loop(
-        lambda state, rows: compiled[_shape(rows)](state, rows),
-        _batches(task, config, look_steps),
-        due=lambda step: Due(score=step in look_steps, save=False),
-        emit=looks.handle,
-        score=score,
-        stop=lambda: looks.flawless == config.patience,
-    )
-    try:
-        state, done = loop.run(state, 0)
-    except NotFiniteError as error:
-        raise NotFiniteError(f"{error}; a smaller learning rate may help") from None
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-
-    on_kept, on_test = marks(kept), marks(test)
-    (low, high), (test_low, test_high) = config.train_lengths, config.test_lengths
-    if task.by_position:  # those of all rows, and those that training has not
-        low, test_low = 1, min(high + 1, test_high)
-    return SyntheticResult(
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        steps=done,
-        seconds=wall,
-        cpu_seconds=cpu,
-        train_accuracy=on_kept.accuracy(task),
-        validation_accuracy=marks(beyond).accuracy(task),
-        test_accuracy=on_test.accuracy(task),
-        test_tokens=on_test.tokens,
-        test_sequences=on_test.sequences,
-        train_bins=by_length(on_kept, task, low, high, TRAIN_BINS),
-        test_bins=by_length(on_test, task, test_low, test_high, TEST_BINS),
-        looks=looks.made,
-    )
+    def _compile(self, state: Any, config: SyntheticConfig) -> None:
+        for at in {0, config.steps - 1}:
+            rows = training_rows(self.task, config, at, 1)[0]
+            if _shape(rows) not in self._compiled:
+                self._compiled[_shape(rows)] = self._step.lower(state, rows).compile()  # type: ignore[attr-defined]
 
 
 class _Looks:

@@ -20,15 +20,17 @@ _SOURCE = "Deletang et al., arXiv 2207.02098; xLSTM, arXiv 2405.04517, B.1.1"
 
 
 @dataclass(frozen=True)
-class _Transduction(Task):
+class _OfStrings(Task):
     alphabet: PositiveInt = 10
     """Symbols that strings are drawn from, uniformly."""
 
     source: ClassVar[str] = _SOURCE
+    mark: ClassVar[str] = "[ACT]"
+    """The symbol of the vocabulary that is none of a string's."""
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        return ("[PAD]", *map(str, range(1, self.alphabet + 1)), "[ACT]")
+        return ("[PAD]", *map(str, range(1, self.alphabet + 1)), self.mark)
 
     @property
     def chance(self) -> float:
@@ -40,6 +42,9 @@ class _Transduction(Task):
     def _possible_in_words(self) -> str:
         return "even lengths from 2"
 
+
+@dataclass(frozen=True)
+class _Transduction(_OfStrings):
     def max_targets(self, length: int) -> int:
         return length // 2
 
@@ -54,7 +59,7 @@ class _Transduction(Task):
         return self._with_act(string, sizes), *place_answers(answers, counts, sizes, width)
 
     def _with_act(self, string: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        string[np.arange(len(string)), sizes] = self.symbols.index("[ACT]")
+        string[np.arange(len(string)), sizes] = self.symbols.index(self.mark)
         return string
 
 
@@ -153,7 +158,7 @@ class Set(_Transduction):
 
 
 @dataclass(frozen=True)
-class MissingDuplicate(Task):
+class MissingDuplicate(_OfStrings):
     """A string twice, one symbol of its second copy replaced by [MIS]: which one? 9 symbols; chance 1/9.
 
     The xLSTM paper asks at the row's end; SLiCE, `at_place`, where [MIS] stands.
@@ -163,21 +168,7 @@ class MissingDuplicate(Task):
     at_place: bool = False
 
     question: ClassVar[str] = "the symbol that is missing in the second copy"
-    source: ClassVar[str] = _SOURCE
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        return ("[PAD]", *map(str, range(1, self.alphabet + 1)), "[MIS]")
-
-    @property
-    def chance(self) -> float:
-        return 1 / self.alphabet
-
-    def possible(self, high: int) -> np.ndarray:
-        return np.arange(2, high + 1, 2)
-
-    def _possible_in_words(self) -> str:
-        return "even lengths from 2"
+    mark: ClassVar[str] = "[MIS]"
 
     def max_targets(self, length: int) -> int:
         return 1
@@ -189,7 +180,7 @@ class MissingDuplicate(Task):
         string = 1 + below(words, self.alphabet)
         inputs = np.take_along_axis(string, place % sizes[:, None], axis=1)
         answers = inputs[row, missing]
-        inputs[row, missing] = self.symbols.index("[MIS]")
+        inputs[row, missing] = self.symbols.index(self.mark)
         asked = missing if self.at_place else lengths - 1
         return inputs, np.broadcast_to(answers[:, None], inputs.shape), place == asked[:, None]
 

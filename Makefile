@@ -21,7 +21,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test test-processes test-torch test-in-torch lint bench docs constraints clean
+.PHONY: help quickstart test test-long test-processes test-torch test-in-torch lint bench docs constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,7 +32,10 @@ quickstart: $(VENV)/.installed ## train a small language model on real text, in 
 
 # NPROC: simulated devices on few cores need more pool threads than cores, or their collectives wait for each other.
 test: $(VENV)/.installed-dev ## run all tests (ARGS="-m 'not slow'" for the fast ones)
-	NPROC=32 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not processes' $(ARGS)
+	NPROC=32 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not processes and not long' $(ARGS)
+
+test-long: $(VENV)/.installed-dev ## the commands of the README, trainings and plans of minutes each
+	NPROC=32 $(BIN)/python -m pytest -n $(WORKERS) -m long $(ARGS)
 
 test-processes: $(VENV)/.installed-dev ## train in several processes, and kill them (minutes)
 	NPROC=32 $(BIN)/python -m pytest -m processes tests/distributed $(ARGS)

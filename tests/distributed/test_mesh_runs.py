@@ -23,6 +23,7 @@ def losses(name: str) -> list[float]:
     return [line["loss"] for line in lines]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh_and_on_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

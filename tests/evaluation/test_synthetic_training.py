@@ -167,6 +167,7 @@ def test_published_values_stand_with_their_sources_and_all_where_they_disagree()
     assert set(STATEMENTS) <= set(TASKS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "solved"), [("[0:1]", True), ("[1:0]", False)])
 def test_the_scalar_memory_finds_parity_and_the_matrix_memory_does_not(name, solved):

@@ -98,6 +98,7 @@ def test_every_command_is_typed_by_ci_or_here() -> None:
             assert command.startswith("xlstm ") or command == ". .venv/bin/activate"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_commands_run_in_their_order(folder: Path) -> None:
     said = {command: xlstm(command, folder) for command in commands() if command.startswith("xlstm ")}
@@ -126,6 +127,7 @@ xlstm_jax.get_preset = shorter
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_sweep_of_the_configuration_page_prints_a_score_for_each_run(folder: Path) -> None:
     (sweep,) = (block for block in blocks("python", "docs/configuration.md") if "for lr in" in block)

@@ -146,6 +146,7 @@ def test_the_device_at_hand_tells_its_memory() -> None:
     assert 2**28 < device.free <= device.total
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlstm_v1_7b", "llama_7b"])
 def test_seven_billion_parameters_are_planned_without_being_made(name: str) -> None:

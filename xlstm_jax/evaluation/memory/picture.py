@@ -79,8 +79,11 @@ def _half_lives(axes: Any, record: Record) -> None:
 
 def _by_position(axes: Any, record: Record, name: str, title: str) -> None:
     places = record["by_position"]
-    blocks = [block["block"] for block in places[0]["blocks"] if block.get(name)]
+    blocks = [block["block"] for block in places[0]["blocks"]]
+    having = [block["block"] for block in places[0]["blocks"] if block.get(name)]
     for number, block in enumerate(blocks):
+        if block not in having:
+            continue
         points = []
         for place in places:
             found = next(one[name] for one in place["blocks"] if one["block"] == block)
@@ -91,7 +94,7 @@ def _by_position(axes: Any, record: Record, name: str, title: str) -> None:
         for head in range(len(points[0][1])):
             axes.plot([at for at, _ in points], [v[head] for _, v in points], color=colour, linewidth=0.6, alpha=0.5)
         means = [sum(values) / len(values) for _, values in points]
-        label = f"block {block}" if len(blocks) <= 6 or number in (0, len(blocks) - 1) else None
+        label = f"block {block}" if len(blocks) <= 6 or block in (having[0], having[-1]) else None
         axes.plot([at for at, _ in points], means, color=colour, linewidth=1.8, marker="o", markersize=3, label=label)
     _log_positions(axes)
     _mark_training(axes, record)

@@ -11,10 +11,11 @@ import numpy as np
 
 from xlstm_jax.config import to_json
 from xlstm_jax.data.tokenizers import ByteTokenizer
+from xlstm_jax.models.language_model import LanguageModel, LanguageModelConfig, build_model
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.cell import mLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.layer import mLSTMLayerConfig
-from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
+from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModelConfig
 from xlstm_jax.runs.folder import RunFolder
 
 
@@ -31,7 +32,7 @@ def model_config(layer_type: str = "mlstm_v1", **fields: Any) -> xLSTMLMModelCon
     return xLSTMLMModelConfig(mlstm_block=mLSTMBlockConfig(mlstm=layer), **values | fields)
 
 
-def random_params(model: xLSTMLMModel, seed: int = 0) -> Any:
+def random_params(model: LanguageModel, seed: int = 0) -> Any:
     """Parameters under which what the model says depends clearly on what it has read."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     rng = np.random.default_rng(seed)
@@ -40,7 +41,7 @@ def random_params(model: xLSTMLMModel, seed: int = 0) -> Any:
     return jax.tree.map(jnp.asarray, params)
 
 
-def write_run(path: Path, config: xLSTMLMModelConfig | None = None, step: int | None = 3) -> Path:
+def write_run(path: Path, config: LanguageModelConfig | None = None, step: int | None = 3) -> Path:
     """A run folder with a byte tokenizer and, unless `step` is None, a checkpoint."""
     config = model_config() if config is None else config
     folder = RunFolder(path).create()
@@ -48,5 +49,5 @@ def write_run(path: Path, config: xLSTMLMModelConfig | None = None, step: int | 
     ByteTokenizer().save(folder.tokenizer_dir)
     if step is not None:
         with folder.checkpoints() as checkpoints:
-            checkpoints.save(step, {"params": random_params(xLSTMLMModel(config)), "step": jnp.int32(step)}, {})
+            checkpoints.save(step, {"params": random_params(build_model(config)), "step": jnp.int32(step)}, {})
     return path

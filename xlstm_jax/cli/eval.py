@@ -58,7 +58,9 @@ def _add_options(parser: argparse.ArgumentParser, suite: Suite) -> None:
         default = {"required": True} if needed else {"default": field.default}
         parser.add_argument(f"--{field.name.replace('_', '-')}", **default, **how)
     place = suite.place(**{field.name: field.name.upper() for field in dataclasses.fields(suite.config)})
-    parser.add_argument("--out", metavar="FOLDER", help=f"for {RESULT} and {suite.picture_name} (default {place})")
+    names = (RESULT, suite.picture_name, *((suite.page_name,) if suite.page else ()))
+    written = f"{', '.join(names[:-1])} and {names[-1]}"
+    parser.add_argument("--out", metavar="FOLDER", help=f"for {written} (default {place})")
     parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
 
 

@@ -50,6 +50,9 @@ class Suite:
     picture: Callable[[Record, Path], None]
     """Draws a PNG."""
     picture_name: str = "picture.png"
+    page: Callable[[Record, Path], str] | None = None
+    """(record, the picture) -> HTML, for what is neither a table nor a picture."""
+    page_name: str = "page.html"
     folder: str | None = None
     """Where the results go below `runs`, with the config's fields in braces: "synthetic-{task}"; the name if None."""
     examples: str = ""
@@ -106,7 +109,7 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
     """Run a suite and show what it found.
 
     Args:
-        out: the folder for result.json and the picture; that of `Suite.place` if None.
+        out: the folder for result.json, the picture and the page; that of `Suite.place` if None.
         as_json: print the record on standard output, and all else on standard error.
 
     Returns:
@@ -135,6 +138,8 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
             drawn = time.monotonic()
     with clock(f"drawing {suite.picture_name}", terminal_only=True):
         suite.picture(record, out / suite.picture_name)
+        if suite.page is not None:
+            write_atomic(out / suite.page_name, suite.page(record, out / suite.picture_name))
     if as_json:
         print(json.dumps(record, indent=2))
     else:
@@ -142,7 +147,8 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
         console.print(tables)
         progress.say(meaning)
         sys.stdout.flush()
-    progress.say(f"written: {out / RESULT}, {out / suite.picture_name}")
+    names = (RESULT, suite.picture_name, *((suite.page_name,) if suite.page else ()))
+    progress.say(f"written: {', '.join(str(out / name) for name in names)}")
     return record
 
 

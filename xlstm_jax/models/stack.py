@@ -20,6 +20,7 @@ from xlstm_jax.models.configs import remat
 from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.layers import NormLayer, check_features
+from xlstm_jax.models.shared.tracing import DIAGNOSTICS
 
 _RUN = re.compile(r"blocks_(\d+)(?:_(\d+))?")
 
@@ -110,7 +111,7 @@ class BlockStack(nn.Module):
                 body = remat(kind.remat, cfg.parallel, _at_index, prevent_cse=False)
                 scan = nn.scan(
                     body,
-                    variable_axes={"params": 0},
+                    variable_axes={"params": 0, DIAGNOSTICS: 0},
                     split_rngs={"params": True, "dropout": True},
                     in_axes=(1, 0, nn.broadcast),
                     out_axes=1,

@@ -11,7 +11,7 @@ from xlstm_jax.files import write_atomic
 
 def new_picture() -> tuple[Any, Any]:
     """An empty figure of matplotlib and its axes."""
-    figure = _figure(8, 4.5)
+    figure = new_figure(8, 4.5)
     return figure, figure.add_subplot()
 
 
@@ -19,7 +19,7 @@ def new_panels(count: int) -> tuple[Any, list[Any]]:
     """An empty figure and its axes, side by side in rows of up to four, that share what they run over."""
     columns = min(count, 4 if count > 6 else 3)
     rows = -(-count // columns)
-    figure = _figure(1 + 3 * columns, 1 + 2.1 * rows)
+    figure = new_figure(1 + 3 * columns, 1 + 2.1 * rows)
     every = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
     shown = list(every)
     for empty in shown[count:]:
@@ -27,7 +27,8 @@ def new_panels(count: int) -> tuple[Any, list[Any]]:
     return figure, shown[:count]
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """A figure of so many inches, for axes of one's own."""
     # Late: it takes half a second, and `Figure` without pyplot needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,30 +40,32 @@ def _figure(width: float, height: float) -> Any:
 
 def save_picture(figure: Any, axes: Any, path: str | Path) -> None:
     """Finish a picture in the look of all, and write it as a PNG, which appears complete."""
-    _finish(axes)
+    finish(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def save_panels(figure: Any, every: list[Any], path: str | Path, *, title: str, axes_are: tuple[str, str]) -> None:
     """Finish panels, with one legend for all, and write them; see `save_picture`."""
     for axes in every:
-        _finish(axes)
+        finish(axes)
     named = dict(zip(*reversed(every[0].get_legend_handles_labels()), strict=True)) if every else {}
     figure.legend(named.values(), named.keys(), frameon=False, loc="outside lower center", ncols=min(len(named), 7))
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(axes_are[0], fontsize=10)
     figure.supylabel(axes_are[1], fontsize=10)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
-def _finish(axes: Any) -> None:
+def finish(axes: Any) -> None:
+    """The look of all axes."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _write(figure: Any, path: str | Path) -> None:
+def write_figure(figure: Any, path: str | Path) -> None:
+    """As a PNG, which appears complete."""
     # Through memory: straight to a file, a full disk comes out as an error of the image library.
     picture = io.BytesIO()
     figure.savefig(picture, format="png")

@@ -164,7 +164,7 @@ def draw(record: Record, path: Path) -> None:
     plot_positions(
         {title: points for title, points in curves.items() if points},
         path,
-        title=f"{record['text']['name']}: the same {record['tokens']:,} tokens at each position",
+        title=f"{record['text']['name']}\nthe same {record['tokens']:,} tokens at each position",
         place="in the window",
         unit="nats per token",
         lines={f"length of training ({length:,})": length for length in trained},

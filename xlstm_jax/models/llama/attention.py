@@ -16,6 +16,7 @@ from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import small_init, wang_init
 from xlstm_jax.models.shared.layers import Linear, RMSNorm
+from xlstm_jax.models.shared.tracing import keep_trace
 
 MIN_BLOCK = 128
 """Queries of a block of attention: 128 was the fastest of 64, 128 and 256 on a CPU, at 512 tokens."""
@@ -39,6 +40,17 @@ class KVCache(NamedTuple):
     def capacity(self) -> int:
         """Tokens of a document that the cache has room for."""
         return self.key.shape[-2]
+
+
+class AttentionTrace(NamedTuple):
+    """What a block's attention compares, for people to look at; see `models.diagnostics`."""
+
+    query: Float[Array, "batch seq heads head_dim"]
+    """Rotated."""
+    key: Float[Array, "batch seq kv_heads head_dim"]
+    """Rotated; those of the call alone."""
+    scale: Float[Array, ""]
+    """What their products are multiplied by before the softmax."""
 
 
 class Layout(NamedTuple):
@@ -218,6 +230,7 @@ class SelfAttention(nn.Module):
             key = RMSNorm(eps=cfg.norm_eps, dtype=cfg.dtype, name="k_norm")(key)
         query, key = rotate(query, layout.sin, layout.cos), rotate(key, layout.sin, layout.cos)
 
+        keep_trace(self, lambda: AttentionTrace(query, key, jnp.asarray(cfg.qk_scale, query.dtype)))
         keeps = context.keep_state or (cache is not None and seq == 1)
         after = self._write(cache, key, value, layout) if keeps else None
         if cache is None:

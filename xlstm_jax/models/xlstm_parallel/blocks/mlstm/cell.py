@@ -15,11 +15,13 @@ from xlstm_jax.config import AtLeast, ConfigError, PositiveFloat
 from xlstm_jax.distributed.constrain import lie, on_mesh
 from xlstm_jax.distributed.kernels import mlstm
 from xlstm_jax.kernels.mlstm import MLSTMState, zero_state
+from xlstm_jax.kernels.mlstm.trace import MLSTMTrace, trace
 from xlstm_jax.kernels.registry import wide
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import gate_bias_init
 from xlstm_jax.models.shared.layers import MultiHeadNormLayer, NormLayer, soft_cap_logits
+from xlstm_jax.models.shared.tracing import keep_trace
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
 
 
@@ -121,6 +123,12 @@ class mLSTMCell(nn.Module):
         memory, dtype = cfg.backend.settings(), v.dtype
         if memory.autocast_dtype is not None:
             q, k, v = (x.astype(memory.autocast_dtype) for x in (q, k, v))
+
+        def traced() -> MLSTMTrace:
+            start = self.init_state(q.shape[0], q.shape[-1], v.shape[-1]) if state is None else state
+            return trace(q, k, v, i, f, start, reset=reset, mask=context.mask, gate=memory.gate)
+
+        keep_trace(self, traced)
         with jax.named_scope("mlstm"):
             h, after = mlstm(
                 *(q, k, v, i, f),

@@ -190,7 +190,7 @@ def test_the_command_makes_a_table_and_goes_on_with_it(tmp_path, monkeypatch, ca
     assert record["label"] == "same task, short recipe"
     assert record["environment"]["platform"] == "cpu"
     (training,) = record["trainings"]
-    assert training["config"]["task"]["steps"] == 4
+    assert record["configs"][training["job"]]["task"]["steps"] == 4
     assert 0 <= training["values"]["parity"] <= 1
     assert "same task, short recipe" in capsys.readouterr().out
 

@@ -123,7 +123,7 @@ class _Workers:
             began = time.perf_counter()
             entry: dict[str, Any] = {
                 **{"row": job.row, "columns": list(job.columns), "choice": job.choice, "seed": seed},
-                **{"key": job.key(seed), "config": job.config, "error": None},
+                **{"key": job.key(seed), "job": job.digest, "error": None},
             }
             try:
                 measure = measure or job.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -89,10 +90,15 @@ class Job:
     choice: str = ""
     """What it is one of several for, such as a learning rate: the best mean of `Measured.selection` counts."""
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """The same if and only if the same is measured, but for the seed."""
+        text = json.dumps([self.row, self.columns, self.choice, self.config], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
     def key(self, seed: int) -> str:
-        """The same if and only if the same is measured."""
-        text = json.dumps([self.row, self.columns, self.choice, self.config, seed], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Of one training."""
+        return f"{self.digest}-{seed}"
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,7 @@ def record_of(table: Table, measured: Sequence[Record], seeds: Sequence[int]) ->
         "axes": list(table.axes),
         "marks": dict(table.marks),
         "seconds": sum(entry["seconds"] for entry in measured),
+        "configs": {job.digest: job.config for job in table.jobs if any(job.digest == e["job"] for e in measured)},
         "trainings": [{**entry, "chosen": entry["key"] in chosen} for entry in measured],
     }
     return record | {"conclusions": [] if table.conclude is None else list(table.conclude(record))}

@@ -1,0 +1,1 @@
+"""What the machine has and does: cores, memory, signals, peak, kept programs, progress."""

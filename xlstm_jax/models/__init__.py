@@ -1,0 +1,1 @@
+"""Configs and Flax modules: blocks, stacks of them, and language models."""

@@ -1,0 +1,1 @@
+"""Curves, tables and pictures of what was measured."""

@@ -1,0 +1,1 @@
+"""One scorer for text and for rows of tokens, and the baselines beside it."""

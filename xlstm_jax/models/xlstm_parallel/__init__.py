@@ -1,0 +1,1 @@
+"""The xLSTM: its stack of blocks, and the language model around it."""

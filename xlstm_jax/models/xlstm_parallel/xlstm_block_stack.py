@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from xlstm_jax.config import ConfigError, Depth, DropoutRate, PositiveFloat, PositiveInt, SizeOrUnset
+from xlstm_jax.models import stack
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig, remembered
 from xlstm_jax.models.kinds import KINDS
 from xlstm_jax.models.shared.init import InitDistribution
-from xlstm_jax.models.stack import BlockStack, NormedBlockStack
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.block import mLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 
@@ -20,6 +20,8 @@ __all__ = ["BlockStack", "xLSTMBlockStack", "xLSTMBlockStackConfig"]
 
 @dataclass
 class xLSTMBlockStackConfig(SubModelConfig):
+    """Which blocks stand where, and what they share."""
+
     mlstm_block: mLSTMBlockConfig | None = None
     """The mLSTM blocks; None makes every block an sLSTM block."""
     slstm_block: sLSTMBlockConfig | None = None
@@ -134,7 +136,13 @@ class xLSTMBlockStackConfig(SubModelConfig):
         return dataclasses.replace(self, **{name: block.exact() for name, block in blocks.items() if block is not None})
 
 
-class xLSTMBlockStack(NormedBlockStack):
+class BlockStack(stack.BlockStack):
+    """The blocks of an xLSTM, without a norm behind them."""
+
+    config: xLSTMBlockStackConfig
+
+
+class xLSTMBlockStack(stack.NormedBlockStack):
     """The blocks of an xLSTM, then the norm post_blocks_norm unless `config.add_post_blocks_norm` is False."""
 
     config: xLSTMBlockStackConfig

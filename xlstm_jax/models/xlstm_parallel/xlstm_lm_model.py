@@ -15,6 +15,8 @@ from xlstm_jax.models.xlstm_parallel.xlstm_block_stack import xLSTMBlockStackCon
 
 @dataclass
 class xLSTMLMModelConfig(xLSTMBlockStackConfig):
+    """The stack, with what makes a language model of it."""
+
     vocab_size: PositiveInt | Literal[-1] = -1
     """Number of tokens; must be set to build the model."""
     tie_weights: bool = False

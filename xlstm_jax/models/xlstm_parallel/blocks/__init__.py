@@ -1,0 +1,1 @@
+"""The blocks of an xLSTM, one folder a cell."""

@@ -1,0 +1,1 @@
+"""Parts that blocks are made of: convolution, feed-forward layer, headwise map, norms."""

@@ -21,6 +21,8 @@ from xlstm_jax.models.shared.init import uniform_init
 
 @dataclass
 class CausalConv1dConfig(SubModelConfig):
+    """A convolution that sees a token and those before it."""
+
     feature_dim: PositiveInt | None = None
     """Number of features; that of the input if None."""
     kernel_size: NonNegativeInt = 4

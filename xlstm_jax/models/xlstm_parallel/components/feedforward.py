@@ -43,6 +43,8 @@ def get_act_fn(name: str) -> Callable[[Array], Array]:
 
 @dataclass
 class FeedForwardConfig(UpProjConfigMixin):
+    """A feed-forward layer, gated or not."""
+
     proj_factor: PositiveFloat | None = 1.3
     act_fn: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "gelu"
     embedding_dim: Annotated[int, AtLeast(-1)] = -1

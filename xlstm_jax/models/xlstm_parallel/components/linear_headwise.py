@@ -20,6 +20,8 @@ from xlstm_jax.models.shared.init import small_init
 
 @dataclass
 class LinearHeadwiseExpandConfig(SubModelConfig):
+    """A linear map of each head's features by itself."""
+
     in_features: PositiveInt = 0
     num_heads: PositiveInt = -1
     """Number of blocks of the matrix."""

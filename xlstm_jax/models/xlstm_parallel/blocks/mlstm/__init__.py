@@ -1,0 +1,1 @@
+"""The mLSTM: block, layers, cell, and the choice of its kernel."""

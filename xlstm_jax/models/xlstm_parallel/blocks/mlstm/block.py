@@ -14,6 +14,8 @@ from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardCo
 
 @dataclass
 class mLSTMBlockConfig(BlockConfig):
+    """The mLSTM blocks of a stack: the layer, and a feed-forward layer behind it or none."""
+
     layer_field: ClassVar[str] = "mlstm"
 
     mlstm: mLSTMLayerConfig = field(default_factory=mLSTMLayerConfig)

@@ -27,6 +27,8 @@ from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNam
 
 @dataclass
 class mLSTMCellConfig(SubModelConfig):
+    """The gates, norms and memory of an mLSTM."""
+
     context_length: Annotated[int, AtLeast(-1)] = -1
     embedding_dim: Annotated[int, AtLeast(-1)] = -1
     num_heads: Annotated[int, AtLeast(-1)] = -1

@@ -14,6 +14,8 @@ from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardCo
 
 @dataclass
 class sLSTMBlockConfig(BlockConfig):
+    """The sLSTM blocks of a stack: the layer, and a feed-forward layer behind it."""
+
     layer_field: ClassVar[str] = "slstm"
     add_post_norm: ClassVar[bool] = False
 

@@ -29,6 +29,8 @@ RecurrentInit = Literal["zeros", "standard"]
 
 @dataclass
 class sLSTMCellConfig(SubModelConfig):
+    """The recurrent weights, gate biases and clipping of an sLSTM."""
+
     embedding_dim: Annotated[int, AtLeast(-1)] = -1
     num_heads: PositiveInt = 4
     """Blocks of the recurrent weights: a head sees its own last output alone."""

@@ -24,6 +24,8 @@ from xlstm_jax.models.xlstm_parallel.components.linear_headwise import LinearHea
 
 @dataclass
 class sLSTMLayerConfig(SubModelConfig):
+    """The sLSTM layer: its convolution, heads and cell."""
+
     embedding_dim: Annotated[int, AtLeast(-1)] = -1
     num_heads: PositiveInt = 4
     """Heads of the memory, and blocks of the block-diagonal gate maps."""

@@ -70,7 +70,7 @@ constraints: ## bring constraints.txt up to date (needs uv; run the tests on two
 	@mv constraints.new constraints.txt
 
 clean: ## remove the environment and what was built; runs/ and stores/ stay
-	rm -rf $(VENV) .venv-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
+	rm -rf $(VENV) .venv-torch build dist docs/reference docs/commands docs/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
 
 $(VENV)/.installed: EXTRAS :=
 $(VENV)/.installed-dev: EXTRAS := [dev]

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+LEFT_OUT = ("bytes_per_step", "read_bytes_per_second", "flops_per_second", "peak_flops_per_second", "temporary_bytes")
+"""What shares and ratios are made of."""
 TIMES = {"median", "fastest", "slowest"}
 SECONDS = re.compile(r"\bseconds\b")
 """What is recorded in seconds and shown in milliseconds."""
@@ -85,7 +87,7 @@ def _flat(entry: dict[str, Any], above: str = "", key: str = "") -> Iterator[tup
         full = f"{above} {name}".strip()
         if isinstance(value, dict) and not _is_times(value):
             yield from _flat(value, full, key or name)
-        elif value is not None:
+        elif value is not None and name not in LEFT_OUT:
             yield _words(full), _shown(value, full)
 
 

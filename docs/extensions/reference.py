@@ -41,6 +41,7 @@ class Source:
     texts: dict[str, str] = field(default_factory=dict)
     imported: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Name here, to the module of ours that it comes from and its name there."""
+    overloaded: set[str] = field(default_factory=set)
 
     @functools.cached_property
     def shown(self) -> list[str]:
@@ -79,6 +80,7 @@ def source_of(name: str) -> Source:
             for alias in node.names:
                 source.imported[alias.asname or alias.name] = (node.module, alias.name)
     source.defined, source.texts = _names(tree.body)
+    source.overloaded = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_overload(node)}
     if source.is_package:  # what it loads when it is first asked for
         late = {name: getattr(source.module, name, None) for name in getattr(source.module, "__all__", [])}
         found = {name: value for name, value in late.items() if isinstance(value, type | FunctionType)}
@@ -159,7 +161,7 @@ def page(name: str, below: list[str] = ()) -> str:
     if source.is_package:
         handed = {one: home(name, one) for one in source.imported if not one.startswith("_")}
         if rows := [(f":py:obj:`{one} <{full}>`", _summary(full)) for one, full in handed.items() if full]:
-            written += ["Handed on", "---------", "", *_table(sorted(rows, key=lambda row: row[0].lower()))]
+            written += ["Names", "-----", "", *_table(sorted(rows, key=lambda row: row[0].lower()))]
     sections = {"Classes": [], "Functions": [], "Constants and types": []}
     for one in source.shown:
         node = _node(source, one)
@@ -236,7 +238,10 @@ def _entry(source: Source, name: str) -> list[str]:
     if isinstance(node, ast.ClassDef):
         return _class(full, getattr(source.module, name))
     if isinstance(node, ast.FunctionDef):
-        return [f".. autofunction:: {full}", ""]
+        there = source_of(home(source.name, name).rpartition(".")[0])
+        # Sphinx would show the overloads alone, which say what is returned but not what is taken.
+        signature = f"({ast.unparse(node.args)})" if node.name in there.overloaded else ""
+        return [f".. autofunction:: {full}{signature}", ""]
     text = source_of(home(source.name, name).rpartition(".")[0]).texts.get(name, "")
     return _assigned("data", full, getattr(node, "annotation", None), node.value, source, text)
 

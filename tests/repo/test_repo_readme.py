@@ -134,6 +134,13 @@ def test_the_sweep_of_the_configuration_page_prints_a_score_for_each_run(folder:
     assert re.findall(r"^(\S+) (\d) \d+\.\d+$", said, re.MULTILINE) == [("0.003", "1"), ("0.01", "1")]
 
 
+@pytest.mark.slow
+def test_the_code_of_the_library_page_runs(folder: Path) -> None:
+    code = "\n".join(blocks("python", "docs/library.md")).replace("runs/mine", "runs/listened")
+    said = run([sys.executable, "-c", SHORTER_SWEEP + code], folder).stdout
+    assert re.search(r"^1 \d+\.\d+$", said, re.MULTILINE), said
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in LINK.findall((ROOT / page).read_text()):

@@ -5,6 +5,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from sphinx.pycode import ModuleAnalyzer
+
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 import reference
@@ -43,8 +45,19 @@ napoleon_use_ivar = True
 
 
 def setup(app):
+    ModuleAnalyzer.analyze = without_overloads(ModuleAnalyzer.analyze)
     app.connect("autodoc-process-docstring", to_rst, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", name_aliases)
+
+
+def without_overloads(analyze):
+    """Show the whole signature of a function: its overloads say what is returned, but not all that is taken."""
+
+    def analyze_and_forget(self):
+        analyze(self)
+        self.overloads = {}
+
+    return analyze_and_forget
 
 
 def name_aliases(app, what, name, obj, options, signature, returned):

@@ -41,7 +41,6 @@ class Source:
     texts: dict[str, str] = field(default_factory=dict)
     imported: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Name here, to the module of ours that it comes from and its name there."""
-    overloaded: set[str] = field(default_factory=set)
 
     @functools.cached_property
     def shown(self) -> list[str]:
@@ -80,7 +79,6 @@ def source_of(name: str) -> Source:
             for alias in node.names:
                 source.imported[alias.asname or alias.name] = (node.module, alias.name)
     source.defined, source.texts = _names(tree.body)
-    source.overloaded = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_overload(node)}
     if source.is_package:  # what it loads when it is first asked for
         late = {name: getattr(source.module, name, None) for name in getattr(source.module, "__all__", [])}
         found = {name: value for name, value in late.items() if isinstance(value, type | FunctionType)}
@@ -238,10 +236,7 @@ def _entry(source: Source, name: str) -> list[str]:
     if isinstance(node, ast.ClassDef):
         return _class(full, getattr(source.module, name))
     if isinstance(node, ast.FunctionDef):
-        there = source_of(home(source.name, name).rpartition(".")[0])
-        # Sphinx would show the overloads alone, which say what is returned but not what is taken.
-        signature = f"({ast.unparse(node.args)})" if node.name in there.overloaded else ""
-        return [f".. autofunction:: {full}{signature}", ""]
+        return [f".. autofunction:: {full}", ""]
     text = source_of(home(source.name, name).rpartition(".")[0]).texts.get(name, "")
     return _assigned("data", full, getattr(node, "annotation", None), node.value, source, text)
 

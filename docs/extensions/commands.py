@@ -19,6 +19,13 @@ def pages() -> dict[str, str]:
     return {name: text for verb, what in VERBS.items() for name, text in _pages((verb,), what).items()}
 
 
+def verbs() -> str:
+    """The list of the verbs' pages, for the page of all commands."""
+    from xlstm_jax.cli import VERBS
+
+    return "\n".join(["```{toctree}", ":maxdepth: 2", *(f"commands/{verb}" for verb in VERBS), "```", ""])
+
+
 def _pages(words: tuple[str, ...], what: str) -> dict[str, str]:
     below = words_after(words)
     title = f"xlstm {' '.join(words)}"

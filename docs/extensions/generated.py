@@ -20,7 +20,10 @@ def pages() -> dict[str, str]:
     """Every page that is made, by its place below `docs`."""
     made = {f"reference/{name}": text for name, text in reference.pages().items()}
     made |= {f"commands/{name}": text for name, text in commands.pages().items()}
-    return made | {"generated/benchmarks.md": benchmark_records.page(), "generated/results.md": results.page()}
+    made["generated/verbs.md"] = commands.verbs()
+    made["generated/benchmarks.md"] = benchmark_records.page()
+    made["generated/results.md"] = results.page()
+    return made
 
 
 def write(app: Sphinx) -> None:

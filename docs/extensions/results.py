@@ -1,8 +1,6 @@
 """The tables of published results with ours beside them, from the records in `docs/results`.
 
-A record is a JSON object: `table`, `title`, `label` (one of `LABELS`), `protocol`, `environment`, `seeds`, `command`,
-`columns` (each `name`, `unit`) and `rows`: each `name`, `cells` (for every column `mean`, `sd`, `values`, or null where
-nothing was measured, or `failed` with the reason) and `published` (each `column`, `value`, `source`, `variant`).
+A record is the `result.json` of `xlstm eval table NAME`.
 """
 
 from __future__ import annotations
@@ -11,13 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[1] / "results"
+from xlstm_jax.evaluation.table.show import cell_text, letters, published_text
+from xlstm_jax.evaluation.table.table import LABELS
 
-LABELS = {
-    "reproduced": "the setting of the source, as far as it says",
-    "same task, short recipe": "the task of the source, trained for less: the order may be compared, not the numbers",
-    "set beside": "measured otherwise than in the source: to be read beside it, not against it",
-}
+FOLDER = Path(__file__).parents[1] / "results"
 
 
 def page(folder: Path = FOLDER) -> str:
@@ -30,64 +25,57 @@ def markdown(record: dict[str, Any], name: str) -> str:
     """One record as Markdown; every source has a line of its own, so that two that disagree both show.
 
     Raises:
-        ValueError: for a label that is not one of `LABELS`, a row without a cell for every column, or a published value
-            of a column that is not there.
+        ValueError: for a label that is not one of `LABELS`, or a row without a cell for every column.
     """
-    label, columns = record["label"], [column["name"] for column in record["columns"]]
+    label, columns = record["label"], record["columns"]
     if label not in LABELS:
         raise ValueError(f"{name}: label is {label!r}, but must be one of {', '.join(map(repr, LABELS))}")
     lines = [f"## {record['title']}", "", f"**{label}**: {LABELS[label]}.", "", record["protocol"], ""]
-    heads = [_head(column) for column in record["columns"]]
-    lines += [f"| | | {' | '.join(heads)} |", "|" + "---|" * (2 + len(columns))]
+    lines += [f"* {text}" for text in _said(record)]
+    lines += ["", f"| | | {' | '.join(_head(column) for column in columns)} |", "|" + "---|" * (2 + len(columns))]
+    known = letters(record)
     for row in record["rows"]:
         if len(row["cells"]) != len(columns):
             raise ValueError(f"{name}: {row['name']} has {len(row['cells'])} cells for {len(columns)} columns")
-        lines.append(_line(f"**{row['name']}**", "here", [_cell(cell) for cell in row["cells"]]))
-        for source, values in _by_source(row.get("published", []), columns, f"{name}: {row['name']}").items():
-            lines.append(_line("", source, [values.get(column, "") for column in columns]))
+        cells = [cell_text(cell, column) for cell, column in zip(row["cells"], columns, strict=True)]
+        lines.append(_line(row["title"], "here", cells))
+        for letter, values in _by_letter(row["published"], known).items():
+            lines.append(_line("", letter, [values.get(column["name"], "") for column in columns]))
+    lines += ["", *(f"* {letter}: {source} ({setting})." for (source, setting), letter in known.items())]
+    for entry in record["trainings"]:
+        if entry["error"] is not None:
+            what = f"{entry['row']}, {', '.join(entry['columns'])}, seed {entry['seed']}"
+            lines.append(f"* Failed: {what}: {entry['error']}")
     seeds = ", ".join(map(str, record["seeds"]))
-    where = ", ".join(f"{key} {value}" for key, value in record["environment"].items() if value is not None)
-    lines += [
-        "",
-        f"Seeds {seeds}; mean ± standard deviation over them. Made by",
-        "",
-        f"```\n{record['command']}\n```",
-        "",
-    ]
-    return "\n".join([*lines, f"on {where}.", ""])
+    unfinished = "" if record["complete"] else " Not all trainings of this table have been made."
+    lines += ["", f"Mean ± standard deviation over the seeds {seeds}.{unfinished} Made by"]
+    return "\n".join([*lines, "", f"```\n{record['command']}\n```", "", f"on {_where(record)}.", ""])
+
+
+def _said(record: dict[str, Any]) -> list[str]:
+    """What its columns are, what papers say without numbers, and what follows."""
+    columns = [f"{column['title']}: {column['what']}." for column in record["columns"] if column["what"]]
+    return [*columns, *record["statements"], *record["conclusions"]]
 
 
 def _head(column: dict[str, Any]) -> str:
-    return f"{column['name']}, {column['unit']}" if column.get("unit") else column["name"]
+    return f"{column['title']}, {column['unit']}" if column["unit"] else column["title"]
 
 
-def _line(*cells: Any) -> str:
-    name, who, values = cells
+def _line(name: str, who: str, values: list[str]) -> str:
     return f"| {' | '.join([name, who, *values])} |"
 
 
-def _cell(cell: dict[str, Any] | None) -> str:
-    if cell is None:
-        return "—"
-    if cell.get("failed"):
-        return f"failed: {cell['failed']}"
-    spread = f" ± {_number(cell['sd'])}" if cell.get("sd") is not None and len(cell.get("values", [])) > 1 else ""
-    return f"**{_number(cell['mean'])}**{spread}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _by_source(published: list[dict[str, Any]], columns: list[str], place: str) -> dict[str, dict[str, str]]:
-    """The published values of a row, by their source and variant, then by column; a source may say two of one."""
+def _by_letter(published: list[dict[str, Any]], known: dict[tuple[str, str], str]) -> dict[str, dict[str, str]]:
+    """The published values of a row, by the letter of their source, then by column; a source may say two of one."""
     found: dict[str, dict[str, str]] = {}
     for one in published:
-        if one["column"] not in columns:
-            raise ValueError(
-                f"{place}: a value of {one['column']!r} is published, but columns are {', '.join(columns)}"
-            )
-        source = f"{one['source']} ({one['variant']})" if one.get("variant") else one["source"]
-        values, shown = found.setdefault(source, {}), _number(one["value"])
-        values[one["column"]] = f"{values[one['column']]}, {shown}" if one["column"] in values else shown
+        values = found.setdefault(known[one["source"], one["setting"]], {})
+        both = [values[one["column"]]] if one["column"] in values else []
+        values[one["column"]] = ", ".join([*both, published_text(one)])
     return found
+
+
+def _where(record: dict[str, Any]) -> str:
+    known = record["environment"]
+    return f"{known['cores']} cores of {known['processor']}, {known['device_kind']}, with JAX {known['jax']}"

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,53 +134,64 @@ def test_every_verb_and_every_word_behind_one_has_its_page() -> None:
     pages = commands.pages()
     assert {f"{verb}.md" for verb in VERBS} | {f"eval-{suite.name}.md" for suite in suites()} <= set(pages)
     assert "eval-text" in pages["eval.md"]
+    assert {f"commands/{verb}" for verb in VERBS} <= set(commands.verbs().splitlines())
     assert "```{xlstm-help} data prepare\n" in pages["data-prepare.md"]
 
 
-RECORD = {
-    "table": "made-up",
-    "title": "Made up",
-    "label": "same task, short recipe",
-    "protocol": "Two tasks.",
-    "environment": {"device": "cpu", "jax": "0.10", "flags": None},
-    "seeds": [1, 2],
-    "columns": [{"name": "parity", "unit": "%"}, {"name": "sums", "unit": None}],
-    "rows": [
-        {
-            "name": "sLSTM",
-            "cells": [{"mean": 99.25, "sd": 0.5, "values": [98.9, 99.6]}, {"failed": "loss is NaN at step 3"}],
-            "published": [
-                {"column": "parity", "value": 100.0, "source": "A et al.", "variant": "5 seeds"},
-                {"column": "parity", "value": 97.5, "source": "B et al.", "variant": None},
-                {"column": "sums", "value": 27.7, "source": "B et al.", "variant": None},
-            ],
-        },
-        {"name": "mLSTM", "cells": [None, {"mean": 28, "sd": None, "values": [28]}], "published": []},
-    ],
-    "command": "xlstm eval ...",
-}
+def made_up() -> dict[str, Any]:
+    """The record of a table with a failure, a missing cell and two sources that disagree."""
+    from xlstm_jax.evaluation.table.table import Column, Published, Row, Table, record_of
+
+    table = Table(
+        name="made-up",
+        title="Made up",
+        rows=(Row("slstm", "sLSTM"), Row("mlstm", "mLSTM")),
+        columns=(Column("parity", "parity", "%", "its last answer"), Column("sums", "sums", "nats", digits=2)),
+        jobs=(),
+        protocol="Two tasks.",
+        differences=("40 steps",),
+        published=(
+            Published("slstm", "parity", 100.0, None, "A et al.", "5 seeds"),
+            Published("slstm", "parity", 97.5, 1.5, "B et al.", "best of 3"),
+            Published("slstm", "sums", 2.77, None, "B et al.", "best of 3"),
+        ),
+    )
+    trained = [
+        {"row": "slstm", "columns": ["parity"], "seed": 1, "values": {"parity": 0.989}, "error": None},
+        {"row": "slstm", "columns": ["parity"], "seed": 2, "values": {"parity": 0.997}, "error": None},
+        {"row": "slstm", "columns": ["sums"], "seed": 1, "values": {}, "error": "loss is NaN at step 3"},
+        {"row": "mlstm", "columns": ["sums"], "seed": 1, "values": {"sums": 2.5}, "error": None},
+    ]
+    common = {"choice": "", "selection": None, "seconds": 1.0}
+    measured = [{**common, **entry, "key": str(i)} for i, entry in enumerate(trained)]
+    environment = {"jax": "0.10", "cores": 2, "processor": "a CPU", "device_kind": "cpu"}
+    return {**record_of(table, measured, (1, 2)), "command": "xlstm eval ...", "environment": environment}
 
 
 def test_a_record_of_results_shows_all_published_values_and_what_failed(tmp_path: Path) -> None:
     import results
 
-    (tmp_path / "a.json").write_text(json.dumps(RECORD))
-    shown = results.page(tmp_path)
+    record = made_up()
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    shown = results.page(tmp_path).splitlines()
     for line in (
-        "| | | parity, % | sums |",
-        "| **sLSTM** | here | **99.25** ± 0.5 | failed: loss is NaN at step 3 |",
-        "|  | A et al. (5 seeds) | 100 |  |",
-        "|  | B et al. | 97.5 | 27.7 |",
-        "| **mLSTM** | here | — | **28** |",
-        "Seeds 1, 2; mean ± standard deviation over them. Made by",
-        "on device cpu, jax 0.10.",
+        "| | | parity, % | sums, nats |",
+        "| sLSTM | here | 99.3 ±0.6 | 1 failed |",
+        "|  | a | 100 |  |",
+        "|  | b | 97.5 ±1.5 | 2.77 |",
+        "| mLSTM | here | - | 2.50 |",
+        "* a: A et al. (5 seeds).",
+        "* b: B et al. (best of 3).",
+        "* parity: its last answer.",
+        "* Failed: slstm, sums, seed 1: loss is NaN at step 3",
+        "on 2 cores of a CPU, cpu, with JAX 0.10.",
     ):
-        assert line in shown.splitlines()
-    assert "**same task, short recipe**" in shown
+        assert line in shown
+    assert any(line.startswith("**same task, short recipe**") for line in shown)
     with pytest.raises(ValueError, match=r"b\.json: label is 'equal'"):
-        results.markdown(RECORD | {"label": "equal"}, "b.json")
-    with pytest.raises(ValueError, match="sLSTM has 2 cells for 1 columns"):
-        results.markdown(RECORD | {"columns": RECORD["columns"][:1]}, "b.json")
+        results.markdown(record | {"label": "equal"}, "b.json")
+    with pytest.raises(ValueError, match="slstm has 2 cells for 1 columns"):
+        results.markdown(record | {"columns": record["columns"][:1]}, "b.json")
 
 
 def test_every_recorded_benchmark_is_shown_with_its_command() -> None:

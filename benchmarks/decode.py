@@ -29,9 +29,9 @@ import numpy as np
 
 from xlstm_jax.inference.engine import MAX_STEPS, Engine
 from xlstm_jax.inference.sampling import Sampling, draws
+from xlstm_jax.models.xlstm_parallel.small import small_v1
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel, xLSTMLMModelConfig
 from xlstm_jax.presets import get_preset
-from xlstm_jax.presets.quickstart import small_v1
 from xlstm_jax.training.config import with_vocabulary
 
 EOD = 0

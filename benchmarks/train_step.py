@@ -30,9 +30,9 @@ from xlstm_jax.data.store import Batch
 from xlstm_jax.kernels.cross_entropy import plain_cross_entropy
 from xlstm_jax.machine.malloc import keep_freed_memory
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
+from xlstm_jax.models.xlstm_parallel.small import small_v1
 from xlstm_jax.models.xlstm_parallel.xlstm_lm_model import xLSTMLMModel
 from xlstm_jax.presets import get_preset
-from xlstm_jax.presets.quickstart import small_v1
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, TrainingConfig, with_vocabulary
 from xlstm_jax.training.step import TrainState, make_train_step

@@ -45,7 +45,7 @@ from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.machine.malloc import keep_freed_memory
 from xlstm_jax.models.language_model import LanguageModelConfig
 from xlstm_jax.models.llama.config import LlamaConfig
-from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.models.xlstm_parallel.small import small_v1
 from xlstm_jax.training.build import build, fresh_state
 from xlstm_jax.training.config import Experiment, TrainingConfig
 from xlstm_jax.training.step import make_train_step

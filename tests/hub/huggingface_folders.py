@@ -10,7 +10,7 @@ from pathlib import Path
 from xlstm_jax.hub.folders import open_source
 from xlstm_jax.hub.formats.base import ReadOptions
 from xlstm_jax.hub.safetensors_files import NewTensor, open_tensors, write_tensors
-from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.models.xlstm_parallel.small import small_v1
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDED = ["hf_xlstm_single", "hf_xlstm_fused", "hf_llama_gqa"]

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.models.xlstm_parallel.small import small_v1
 from xlstm_jax.training.config import DataConfig, Experiment, OptimizerConfig, TrainingConfig
 from xlstm_jax.training.events import Event, Said, Stepped
 

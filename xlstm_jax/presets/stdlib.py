@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.models.xlstm_parallel.small import small_v1
 from xlstm_jax.training.config import DataConfig, Experiment, OptimizerConfig, TrainingConfig
 
 

@@ -6,7 +6,7 @@ names it elsewhere. `xlstm eval RUN --text FILE` scores what is neither learnt f
 
 from __future__ import annotations
 
-from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.models.xlstm_parallel.small import small_v1
 from xlstm_jax.training.config import DataConfig, Experiment, OptimizerConfig, TrainingConfig
 
 

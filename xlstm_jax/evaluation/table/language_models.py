@@ -15,7 +15,7 @@ from xlstm_jax.models.xlstm_parallel.blocks.slstm.block import sLSTMBlockConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.cell import sLSTMCellConfig
 from xlstm_jax.models.xlstm_parallel.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm_jax.models.xlstm_parallel.components.feedforward import FeedForwardConfig
-from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.models.xlstm_parallel.small import small_v1
 
 VOCABULARY = ByteTokenizer().vocab_size
 

@@ -18,7 +18,7 @@ from xlstm_jax.evaluation.table.tables.extrapolation import text_of
 from xlstm_jax.inference.run import Run
 from xlstm_jax.models.language_model import LanguageModelConfig, build_model
 from xlstm_jax.models.llama.config import LlamaConfig
-from xlstm_jax.presets.quickstart import small_v1
+from xlstm_jax.models.xlstm_parallel.small import small_v1
 from xlstm_jax.report.table_plot import plot_parabolas
 
 FAMILIES = {"[1:0]": "xLSTM[1:0]", "llama": "Llama"}

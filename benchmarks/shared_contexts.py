@@ -5,8 +5,8 @@
 The questions are about as long as those of HellaSwag: a context of 15 to 90 tokens, four endings of 10 to 45; alone,
 behind five examples that were drawn for each question, and behind five that are the same for all. Each context is read
 once, and its state copied to the four endings (`ContinuationScorer`); beside that, every pair of context and ending is
-read whole, as harnesses do for models that cannot copy a state. The model is that of the preset `quickstart`, with
-random parameters.
+read whole, as harnesses do for models that cannot copy a state. The model is that of the preset `quickstart` with one
+block, and random parameters.
 
 Before anything is timed, both ways must give the same log-probabilities; no number is printed if they do not. It fails
 if less than 2.5 times fewer tokens are read behind examples. Without any, the endings are most of what there is to
@@ -17,6 +17,7 @@ read: of a context of c tokens and endings of e no way can save more than 4 (c +
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -76,7 +77,8 @@ def main() -> int:
     parser.add_argument("--out", help="write the result as JSON here")
     arguments = parser.parse_args()
     preset = get_preset("quickstart")
-    model = build_model(with_vocabulary(preset, preset.data.vocab_size).model)
+    config = with_vocabulary(preset, preset.data.vocab_size).model
+    model = build_model(dataclasses.replace(config, num_blocks=1))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     results, failed = [], False
     columns = ("examples", "pairs", "tokens", "apart", "fewer", "bound", "seconds", "apart", "faster")

@@ -218,7 +218,7 @@ def test_a_text_costs_what_the_run_says_without_its_end(run: Run, model: XLSTM) 
         assert alone == pytest.approx(value, rel=1e-5, abs=1e-5)
 
 
-def test_with_a_length_texts_are_read_as_the_harness_has_other_models_read_them(run: Run, log_probability) -> None:
+def test_texts_can_be_read_as_the_harness_has_other_models_read_them(run: Run, log_probability) -> None:
     limited = XLSTM(run, batch_size=4, max_length=16, progress=Progress(show=False))
     text = "it reads a window of sixteen tokens, and the last is full, too"
     tokens = run.tokenizer.encode(text)
@@ -233,6 +233,10 @@ def test_with_a_length_texts_are_read_as_the_harness_has_other_models_read_them(
     assert found == pytest.approx(sum(cost(*window) for window in theirs), rel=1e-5)
     ((value, _),) = limited.loglikelihood(instances("loglikelihood", [(text, " and on")]))
     assert value == pytest.approx(cost(tokens[-10:], list(b" and on")), rel=1e-5)
+    bare = XLSTM(run, batch_size=4, add_bos_token=False, progress=Progress(show=False))
+    found = bare.loglikelihood(instances("loglikelihood", [("the sky is", " low"), ("", "low")]))
+    assert found[0][0] == pytest.approx(cost(list(b"the sky is"), list(b" low")), rel=1e-5)
+    assert found[1][0] == pytest.approx(cost([256], list(b"low")), rel=1e-5)
     assert XLSTM(run).max_length is None
     config = LlamaConfig(embedding_dim=16, num_blocks=1, vocab_size=320, context_length=12, head_dim=8)
     assert XLSTM(Run(run.path, 0, build_model(config), {}, run.tokenizer)).max_length == 12

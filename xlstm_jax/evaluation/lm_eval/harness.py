@@ -36,6 +36,8 @@ class XLSTM(LM):
         max_length: tokens that the model reads of a text, as the harness cuts texts for other models: contexts from
             the left, a text of its own into windows. None reads everything, but a Transformer not more than its context
             length.
+        add_bos_token: whether contexts to score open as the texts of training did. False leaves that to empty ones, as
+            the harness's own `hf` model does where a tokenizer opens no texts; generation is the same.
         max_gen_toks: tokens to generate for tasks that do not say.
         progress: shows how far it is.
         device, max_batch_size: what the harness gives every model; JAX knows its device, and no batch is tried out.
@@ -51,6 +53,7 @@ class XLSTM(LM):
         step: int | None = None,
         batch_size: int | str | None = None,
         max_length: int | None = None,
+        add_bos_token: bool = True,
         max_gen_toks: int = 256,
         progress: Progress | None = None,
         device: Any = None,
@@ -58,7 +61,8 @@ class XLSTM(LM):
     ) -> None:
         super().__init__()
         self.run = run if isinstance(run, Run) else load(run, step)
-        self.max_gen_toks, self._progress = max_gen_toks, progress or Progress()
+        self.add_bos_token, self.max_gen_toks = add_bos_token, max_gen_toks
+        self._progress = progress or Progress()
         self._rows = _batch_size(batch_size)
         self._scorer = ContinuationScorer(self.run.model, self._rows)
         self._bos_id = self.run.tokenizer.eod_id if self.run.bos_id is None else self.run.bos_id
@@ -131,6 +135,8 @@ class XLSTM(LM):
         }
 
     def _cut(self, text: Continuation) -> Continuation:
+        if not self.add_bos_token and len(text.context) > 1:
+            text = text._replace(context=text.context[1:])
         return text if self.max_length is None else cut_to(text, self.max_length)
 
     def _prompt(self, context: str, new_tokens: int) -> str | bytes:

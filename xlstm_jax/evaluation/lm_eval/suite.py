@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.util
 import json
@@ -30,9 +31,9 @@ RUN is a run's folder, or NAME for runs/NAME. TASK is a name of the harness (* m
 one that needs no download: text_perplexity and last_word are made from --text, phone_book is drawn. The harness fetches
 the data of all others. It is installed by: pip install 'xlstm-jax[lm-eval]'
 
-keys of --json: lm_eval (its version), tasks, num_fewshot, limit, max_length, and runs: a list with run, step,
-parameters, tokens_read (for questions with answers), and by task results (the harness's keys, as acc,none and
-acc_stderr,none), samples, shots, versions.
+keys of --json: lm_eval (its version), tasks, num_fewshot, limit, max_length, add_bos_token, and runs: a list with run,
+step, parameters, tokens_read (for questions with answers), and by task results (the harness's keys, as acc,none and
+acc_stderr,none), samples, shots, versions, higher_is_better.
 """
 
 PACKAGE = "lm_eval"
@@ -42,6 +43,12 @@ BOOTSTRAPS = 1000
 
 def _number(text: str) -> int | float:
     return float(text) if "." in text else int(text)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
 
 
 @dataclass
@@ -68,6 +75,9 @@ class HarnessOptions:
         "tokens to read of a text, as other models do (default: all; a Transformer's context)",
         read=int,
         default=None,
+    )
+    add_bos_token: bool = option(
+        "BOOL", "open contexts to score as the texts of training (default true)", read=_truth, default=True
     )
     step: int | None = option("N", "use the checkpoint of this step (default: the newest)", read=int, default=None)
     mesh: str | None = option("AXIS=N,...", "lay the model out over devices, as in fsdp=4,tp=2", default=None)
@@ -141,14 +151,15 @@ def _records(options: HarnessOptions, progress: Progress, manager: Any, tasks: S
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     # It asks git for a commit, which complains aloud where there is no repository.
     evaluator.get_git_commit_hash = lambda: None
-    names = ("num_fewshot", "limit", "max_length")
+    names = ("num_fewshot", "limit", "max_length", "add_bos_token")
     record = {"lm_eval": lm_eval.__version__, "tasks": list(options.tasks)}
     record |= {name: getattr(options, name) for name in names}
     done: list[dict[str, Any]] = []
     for path in options.runs:
         with clock(f"loading {path}", terminal_only=True):
             run = load(path, options.step, say=lambda sentence: progress.say(f"note: {sentence}"), mesh=options.mesh)
-        model = XLSTM(run, batch_size=options.batch_size, max_length=options.max_length, progress=progress)
+        given = {name: getattr(options, name) for name in ("batch_size", "max_length", "add_bos_token")}
+        model = XLSTM(run, **given, progress=progress)
         entry: dict[str, Any] = {"run": path, "step": run.step, "parameters": run.model.param_count}
         entry |= {"results": {}, "samples": {}, "shots": {}, "versions": {}, "higher_is_better": {}}
         done.append(entry)
@@ -225,10 +236,11 @@ def tabulate(record: Record) -> tuple[Table, str]:
             cells.append(_shown(value) if error is None else f"{_shown(value)} ± {_shown(error)}")
         table.add_row(task, metric, str(samples), str(runs[0]["shots"].get(task, "")), *cells)
     length = record["max_length"]
+    opens = "Each text" if record["add_bos_token"] else "An empty context, and a text of its own,"
     read = "whole, with its state carried" if length is None else f"up to {length:,} tokens"
     return table, (
-        f"Numbers of the lm-evaluation-harness {record['lm_eval']}, ± one standard error. Each text opens with the "
-        f"token that opened the texts of training, and is read {read}; a Transformer reads its context length at most."
+        f"Numbers of the lm-evaluation-harness {record['lm_eval']}, ± one standard error. {opens} opens with the token "
+        f"that opened the texts of training. Texts are read {read}; a Transformer reads its context length at most."
     )
 
 

@@ -21,7 +21,8 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test test-long test-processes test-torch test-in-torch lint bench docs constraints clean
+.PHONY: help quickstart test test-long test-processes test-torch test-in-torch test-lm-eval test-in-lm-eval lint bench \
+	docs constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +47,12 @@ test-torch: ## compare with PyTorch's transformers and xlstm, in .venv-torch (a 
 test-in-torch: $(VENV)/.installed-torch
 	NPROC=32 $(BIN)/python -m pytest tests/torch $(ARGS)
 
+test-lm-eval: ## tasks of the lm-evaluation-harness, in .venv-lm-eval (a large download)
+	@$(MAKE) --no-print-directory VENV=.venv-lm-eval test-in-lm-eval
+
+test-in-lm-eval: $(VENV)/.installed-lm-eval
+	NPROC=32 $(BIN)/python -m pytest tests/lm_eval $(ARGS)
+
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,17 +72,19 @@ docs: $(VENV)/.installed-docs ## the documentation, in build/docs
 PLATFORMS := \(?sys_platform == 'darwin' or sys_platform == 'linux'\)?
 constraints: ## bring constraints.txt up to date (needs uv; run the tests on two Pythons afterwards)
 	@( echo '# Exact versions that the tests pass with, one set for each Python; made by `make constraints`.'; \
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --extra docs --no-annotate --no-header pyproject.toml \
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --extra docs --extra lm-eval --no-annotate --no-header pyproject.toml \
 		| sed -E "s/ (;|and) $(PLATFORMS)$$//" ) > constraints.new
 	@mv constraints.new constraints.txt
 
 clean: ## remove the environment and what was built; runs/ and stores/ stay
-	rm -rf $(VENV) .venv-torch build dist docs/reference docs/commands docs/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
+	rm -rf $(VENV) .venv-torch .venv-lm-eval build dist docs/reference docs/commands docs/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
 
 $(VENV)/.installed: EXTRAS :=
 $(VENV)/.installed-dev: EXTRAS := [dev]
 $(VENV)/.installed-docs: EXTRAS := [docs]
-$(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-lm-eval: EXTRAS := [dev,lm-eval]
+INSTALLED := $(VENV)/.installed $(addprefix $(VENV)/.installed-,dev docs lm-eval)
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(call install, --constraint constraints.txt --editable '.$(EXTRAS)', the tested versions)
 	@touch $@
 

@@ -26,7 +26,7 @@ def coins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("coins")
 def test_a_folder_is_all_that_a_new_evaluation_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [suite.name for suite in suites()] == ["coins", "length", "memory", "synthetic", "table", "text"]
+    assert [suite.name for suite in suites()] == ["coins", "length", "lm-eval", "memory", "synthetic", "table", "text"]
     with pytest.raises(SystemExit, match="0"):
         main(["eval", "--help"])
     assert "toss coins" in capsys.readouterr().out

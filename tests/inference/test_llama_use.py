@@ -16,12 +16,13 @@ from xlstm_jax.cli.options import apply_options
 from xlstm_jax.config import ConfigError, from_json, to_json
 from xlstm_jax.data.store import Split, windows
 from xlstm_jax.data.tokenizers import ByteTokenizer
-from xlstm_jax.inference.engine import SMALLEST_ROOM, Engine
+from xlstm_jax.inference.engine import Engine
 from xlstm_jax.inference.sampling import Sampling, draws
 from xlstm_jax.models.language_model import build_model, with_exact_resets
 from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.llama.llama_lm_model import LlamaLMModel
 from xlstm_jax.presets import get_preset
+from xlstm_jax.scoring.chunks import SMALLEST_ROOM
 from xlstm_jax.scoring.documents import DocumentScorer, score_document
 from xlstm_jax.scoring.heldout import HeldOut
 from xlstm_jax.scoring.score import Scorer

@@ -16,11 +16,13 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("xlstm_jax", "pyproject.toml", "README.md", "LICENSE")
 
 IMPORT_ALL = """
-import pathlib, pkgutil, importlib, sys
+import pathlib, pkgutil, importlib.util, sys
 import xlstm_jax
 home = pathlib.Path(xlstm_jax.__file__).parent
 assert home.is_relative_to(sys.prefix), home
 names = [module.name for module in pkgutil.walk_packages([str(home)], "xlstm_jax.")]
+if not importlib.util.find_spec("lm_eval"):
+    names.remove("xlstm_jax.evaluation.lm_eval.harness")
 for name in names:
     module = importlib.import_module(name)
     assert pathlib.Path(module.__file__).is_relative_to(home), module.__file__

@@ -215,13 +215,24 @@ def target_nats(
     head: Callable[[Any, Array], Array], params: Any, features: Array, targets: Array, mask: Array
 ) -> Array:
     """`xlstm_jax.kernels.cross_entropy.target_nats`, as `cross_entropy` is that of its sum."""
+    return _by_target(losses.target_nats, head, params, features, targets, mask)
+
+
+def target_scores(
+    head: Callable[[Any, Array], Array], params: Any, features: Array, targets: Array, mask: Array
+) -> losses.TargetScores:
+    """`xlstm_jax.kernels.cross_entropy.target_scores`, the same way."""
+    return _by_target(losses.target_scores, head, params, features, targets, mask)
+
+
+def _by_target(score: Callable, head: Callable, params: Any, features: Array, targets: Array, mask: Array) -> Any:
     axes = current()
     if axes is None:
-        return losses.target_nats(lambda chunk: head(params, chunk), features, targets, mask)
+        return score(lambda chunk: head(params, chunk), features, targets, mask)
     rows, tokens, _ = axes.lying(("batch", "sequence", None), features.shape)
     by_token = P(rows, tokens)
     return jax.shard_map(
-        lambda params, *arrays: losses.target_nats(lambda chunk: head(params, chunk), *arrays),
+        lambda params, *arrays: score(lambda chunk: head(params, chunk), *arrays),
         in_specs=(P(), by_token, by_token, by_token),
         out_specs=by_token,
         axis_names=set(axes.reducing),

@@ -1,6 +1,7 @@
 """The one shape of an evaluation: its options, its record, its table, its picture; found by the name of its folder.
 
-A new evaluation is a folder beside this file whose `suite.py` holds a `SUITE`; nothing else names it. All of these
+A new evaluation is a folder beside this file whose `suite.py` holds a `SUITE`; nothing else names it. Where a command
+is to have a hyphen, its folder has an underscore. All of these
 files are imported to tell what there is: they bring in JAX within their functions only.
 """
 
@@ -36,7 +37,7 @@ class Suite:
     """An evaluation; `table` and `picture` know nothing but the record."""
 
     name: str
-    """That of its folder, and `xlstm eval NAME`."""
+    """That of its folder, with hyphens for underscores, and `xlstm eval NAME`."""
     summary: str
     """What it does, in a line."""
     config: type

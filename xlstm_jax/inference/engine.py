@@ -19,12 +19,10 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from xlstm_jax.distributed.placement import beside
 from xlstm_jax.inference.sampling import Draw, choose
 from xlstm_jax.models.language_model import LanguageModel
-from xlstm_jax.scoring.chunks import chunks, power_of_two
+from xlstm_jax.scoring.chunks import chunks, power_of_two, room
 
 NOT_FINITE = -1
 """Stands for a token where there are no logits to choose one by."""
-SMALLEST_ROOM = 64
-"""Tokens a row that a state has room for at least, where it has to be made as large as the text will be."""
 MAX_STEPS = 32
 """Tokens of a row that one call of `Engine.decode` can make."""
 
@@ -124,11 +122,6 @@ class Engine:
         """Number of programs that were compiled so far."""
         programs: tuple[Any, ...] = (self._start, self._prefill, self._restrict, self._decode)
         return sum(program._cache_size() for program in programs)
-
-
-def room(tokens: int) -> int:
-    """Tokens that a growing state is made for, to hold so many."""
-    return max(SMALLEST_ROOM, power_of_two(tokens))
 
 
 def _start(model: LanguageModel, batch: int, max_length: int | None) -> Carry:

@@ -30,6 +30,14 @@ class LossSum(NamedTuple):
     tokens: Int[Array, ""]
 
 
+class TargetScores(NamedTuple):
+    """What the targets cost, each by itself, and whether they were the first choice."""
+
+    nats: Float[Array, "batch seq"]
+    likeliest: Bool[Array, "batch seq"]
+    """Whether a greedy choice, which of equal tokens takes that with the lowest id, is the target."""
+
+
 def token_nats(logits: Float[Array, "*n vocab"], targets: Int[Array, "*n"]) -> Float[Array, "*n"]:
     """-ln p(target) in at least float32."""
     logits = logits.astype(wide(logits.dtype))
@@ -82,9 +90,32 @@ def target_nats(
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> Float[Array, "batch seq"]:
     """What `cross_entropy` sums, target by target, zero where the mask is false; the arguments are the same."""
+    nats = _by_target(token_nats, head, features, targets, chunk_tokens)
+    return jnp.where(mask, nats, 0.0)
+
+
+def target_scores(
+    head: Head,
+    features: Float[Array, "batch seq dim"],
+    targets: Int[Array, "batch seq"],
+    mask: Bool[Array, "batch seq"],
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> TargetScores:
+    """As `target_nats`, with whether each target is the likeliest token; true where the mask is false."""
+
+    def scored(logits: Array, targets: Array) -> tuple[Array, Array]:
+        return token_nats(logits, targets), jnp.argmax(logits, axis=-1) == targets
+
+    nats, likeliest = _by_target(scored, head, features, targets, chunk_tokens)
+    return TargetScores(jnp.where(mask, nats, 0.0), likeliest | ~mask)
+
+
+def _by_target(of_logits: Callable, head: Head, features: Array, targets: Array, chunk_tokens: int) -> Any:
+    """`of_logits(logits, targets)`, arrays (tokens,), for all targets (batch, seq), a chunk at a time."""
     pieces = _chunks(chunk_tokens, features, targets)
-    nats = jax.lax.map(lambda piece: token_nats(head(piece[0]), piece[1]), pieces)
-    return jnp.where(mask, nats.reshape(-1)[: targets.size].reshape(targets.shape), 0.0)
+    found = jax.lax.map(lambda piece: of_logits(head(piece[0]), piece[1]), pieces)
+    return jax.tree.map(lambda x: x.reshape(-1)[: targets.size].reshape(targets.shape), found)
 
 
 def _chunks(chunk_tokens: int, *arrays: Array) -> tuple[Array, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 LONGEST_CHUNK = 256
 """Tokens of a text that are read at once, at most."""
 SHORTEST_CHUNK = 16
+SMALLEST_ROOM = 64
+"""Tokens a row that a state has room for at least, where it has to be made as large as the text will be."""
 
 
 def power_of_two(count: int) -> int:
@@ -21,3 +23,8 @@ def chunks(length: int) -> list[tuple[int, int]]:
     """(start, size) of the chunks that cover `length` tokens: whole ones, then one whose size is a power of two."""
     starts = range(0, length, LONGEST_CHUNK)
     return [(start, chunk_size(min(length - start, LONGEST_CHUNK))) for start in starts]
+
+
+def room(tokens: int) -> int:
+    """Tokens that a growing state is made for, to hold so many."""
+    return max(SMALLEST_ROOM, power_of_two(tokens))

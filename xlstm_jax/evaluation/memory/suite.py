@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.evaluation.suite import Record, Suite, option
+from xlstm_jax.evaluation.suite import Record, Suite, argument, option
 from xlstm_jax.evaluation.text.source import Source
 from xlstm_jax.evaluation.text.tables import new_table, shown
 from xlstm_jax.machine.progress import Progress, clock
@@ -53,6 +53,7 @@ NEAR = 1.01
 class MemoryOptions(Source):
     """Which memory is looked into, and how much of what."""
 
+    runs: tuple[str, ...] = argument("RUN", "run to look into, one", names="run")
     tokens: int = option(
         "N", "tokens that each loss is the mean of, at most (default 16,384)", read=int, default=16_384
     )

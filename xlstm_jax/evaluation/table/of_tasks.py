@@ -35,6 +35,11 @@ def test_accuracy(result: SyntheticResult) -> float:
     return result.test_accuracy
 
 
+def test_tokens(result: SyntheticResult) -> float:
+    """Of single targets, where the task counts whole rows."""
+    return result.test_tokens
+
+
 def beyond_training(result: SyntheticResult) -> float:
     """At positions that training did not have, for tasks with a target at every position."""
     return _mean(result.test_bins)

@@ -6,23 +6,23 @@ import dataclasses
 from pathlib import Path
 
 from xlstm_jax.evaluation.suite import Record
-from xlstm_jax.evaluation.synthetic.protocols import get_protocol
+from xlstm_jax.evaluation.synthetic.protocols import Lengths, Protocol, get_protocol
 from xlstm_jax.evaluation.synthetic.recipes import MODELS
-from xlstm_jax.evaluation.table.of_tasks import ROWS, beyond_training, published_of_task, task_jobs
+from xlstm_jax.evaluation.table.of_tasks import ROWS, beyond_training, published_of_task, task_jobs, test_tokens
 from xlstm_jax.evaluation.table.options import TableOptions
 from xlstm_jax.evaluation.table.pictures import draw_positions
 from xlstm_jax.evaluation.table.table import Column, Job, Table
 from xlstm_jax.evaluation.table.tables.extrapolation import position_jobs
 
 CONTEXT, TIMES = 64, 64
-PARAMETERS, STEPS, BATCH = 150_000, 600, 16
+PARAMETERS, STEPS, BATCH = 150_000, 400, 16
 
 COLUMNS = (
     Column("parity", "parity", "%", "whether the ones in rows of 40 to 256 bits are odd, learnt from 3 to 40"),
     Column("cycle_nav", "cycle", "%", "the place on a cycle of 5 after 40 to 256 moves, learnt from 3 to 40"),
     Column("s3", "S3", "%", "products of permutations of 3 things at positions 33 to 256, learnt from 1 to 32"),
-    Column("mqar", "MQAR", "%", "values of 4 keys asked for in rows of 64 tokens, 256 in the vocabulary"),
-    Column("copy", "copy", "%", "strings of 21 to 40 letters repeated without an error, learnt from 5 to 20"),
+    Column("mqar", "MQAR", "%", "values of 4 keys asked for in rows of 32 tokens, 256 in the vocabulary"),
+    Column("copy", "copy", "%", "letters of strings of 21 to 40 repeated, learnt from 5 to 20"),
     Column(
         "length",
         "length x8",
@@ -38,12 +38,17 @@ def table(options: TableOptions) -> Table:
     """A row for each model, a column for each ability."""
     models = options.chosen_models(MODELS)
     quick = get_protocol("quick")
+
+    def shorter(steps: int, train_lengths: Lengths | None = None, test_lengths: Lengths | None = None) -> Protocol:
+        return dataclasses.replace(quick, steps=steps, train_lengths=train_lengths, test_lengths=test_lengths)
+
+    recall = dataclasses.replace(shorter(700, (32, 32), (32, 32)), batch_size=64)
     jobs: list[Job] = [
-        *task_jobs(quick, "parity", models),
-        *task_jobs(quick, "cycle_nav", models),
-        *task_jobs(quick, "s3", models, value=beyond_training),
-        *task_jobs(dataclasses.replace(quick, steps=500), "mqar", models, fields={"random_non_queries": False}),
-        *task_jobs(dataclasses.replace(quick, train_lengths=(12, 42), test_lengths=(44, 82)), "copy", models),
+        *task_jobs(shorter(800), "parity", models),
+        *task_jobs(shorter(800), "cycle_nav", models),
+        *task_jobs(shorter(1200), "s3", models, value=beyond_training),
+        *task_jobs(recall, "mqar", models, fields={"random_non_queries": False}),
+        *task_jobs(shorter(1000, (12, 42), (44, 82)), "copy", models, value=test_tokens),
         *position_jobs(
             options, models, parameters=PARAMETERS, dim=64, blocks=2, heads=2, steps=STEPS, batch_size=BATCH
         ),

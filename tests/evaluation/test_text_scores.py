@@ -247,7 +247,7 @@ def test_a_killed_pass_goes_on_with_what_is_left_of_the_same_text_and_weights(
         ("tiny", "the token store that runs/tiny learnt from cannot be found"),
         ("tinny --text a.txt", "there is no run"),
         ("sinthetic --task parity", "unrecognized arguments: --task parity"),
-        ("synthetik", "suites are length, memory, synthetic, table, text (did you mean 'synthetic'?)"),
+        ("synthetik", "suites are length, lm-eval, memory, synthetic, table, text (did you mean 'synthetic'?)"),
         ("tiny --text a.tx", "there is no text a.tx (did you mean 'a.txt'?)"),
         ("tiny --text runs", "the text runs is a folder; name the files in it, as in runs/*"),
         ("tiny --text a.txt --store b", "--text and --store each name a text"),

@@ -16,7 +16,7 @@ from xlstm_jax.models.llama.config import LlamaConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import small_init, wang_init
 from xlstm_jax.models.shared.layers import Linear, RMSNorm
-from xlstm_jax.models.shared.tracing import keep_trace
+from xlstm_jax.models.shared.tracing import DIAGNOSTICS, keep_trace
 
 MIN_BLOCK = 128
 """Queries of a block of attention: 128 was the fastest of 64, 128 and 256 on a CPU, at 512 tokens."""
@@ -230,7 +230,8 @@ class SelfAttention(nn.Module):
             key = RMSNorm(eps=cfg.norm_eps, dtype=cfg.dtype, name="k_norm")(key)
         query, key = rotate(query, layout.sin, layout.cos), rotate(key, layout.sin, layout.cos)
 
-        keep_trace(self, lambda: AttentionTrace(query, key, jnp.asarray(cfg.qk_scale, query.dtype)))
+        if self.is_mutable_collection(DIAGNOSTICS):
+            keep_trace(self, lambda: AttentionTrace(query, key, jnp.asarray(cfg.qk_scale, query.dtype)))
         keeps = context.keep_state or (cache is not None and seq == 1)
         after = self._write(cache, key, value, layout) if keeps else None
         if cache is None:

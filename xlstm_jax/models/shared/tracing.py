@@ -12,6 +12,6 @@ DIAGNOSTICS = "diagnostics"
 
 
 def keep_trace(module: nn.Module, trace: Callable[[], Any]) -> None:
-    """Make the trace and keep it as the module's `trace`, where the call asks for diagnostics."""
-    if module.is_mutable_collection(DIAGNOSTICS) and not module.is_initializing():
+    """Make the trace and keep it as the module's `trace`, in a call that made the collection mutable; not in `init`."""
+    if not module.is_initializing():
         module.sow(DIAGNOSTICS, "trace", trace(), reduce_fn=lambda _, new: new, init_fn=lambda: None)

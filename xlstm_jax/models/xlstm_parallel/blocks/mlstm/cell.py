@@ -21,7 +21,7 @@ from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import gate_bias_init
 from xlstm_jax.models.shared.layers import MultiHeadNormLayer, NormLayer, soft_cap_logits
-from xlstm_jax.models.shared.tracing import keep_trace
+from xlstm_jax.models.shared.tracing import DIAGNOSTICS, keep_trace
 from xlstm_jax.models.xlstm_parallel.blocks.mlstm.backend import mLSTMBackendNameAndKwargs
 
 
@@ -130,7 +130,8 @@ class mLSTMCell(nn.Module):
             start = self.init_state(q.shape[0], q.shape[-1], v.shape[-1]) if state is None else state
             return trace(q, k, v, i, f, start, reset=reset, mask=context.mask, gate=memory.gate)
 
-        keep_trace(self, traced)
+        if self.is_mutable_collection(DIAGNOSTICS):
+            keep_trace(self, traced)
         with jax.named_scope("mlstm"):
             h, after = mlstm(
                 *(q, k, v, i, f),

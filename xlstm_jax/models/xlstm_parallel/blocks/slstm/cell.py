@@ -21,7 +21,7 @@ from xlstm_jax.kernels.slstm.trace import trace
 from xlstm_jax.models.configs import FloatName, ParallelConfig, SubModelConfig
 from xlstm_jax.models.shared.context import PLAIN, Context
 from xlstm_jax.models.shared.init import uniform_init
-from xlstm_jax.models.shared.tracing import keep_trace
+from xlstm_jax.models.shared.tracing import DIAGNOSTICS, keep_trace
 
 BiasInit = Literal["powerlaw_blockdependent", "small_init", "zeros", "standard"]
 RecurrentInit = Literal["zeros", "standard"]
@@ -161,7 +161,8 @@ class sLSTMCell(nn.Module):
             "forward_clipval": cfg.forward_clipval,
         }
         start = self.init_state(wx.shape[0]) if state is None else SLSTMState(*(x.astype(dtype) for x in state))
-        keep_trace(self, lambda: trace(wx, r, b, start, reset=reset, mask=mask, options=Options(**options)))
+        if self.is_mutable_collection(DIAGNOSTICS):
+            keep_trace(self, lambda: trace(wx, r, b, start, reset=reset, mask=mask, options=Options(**options)))
         with jax.named_scope("slstm"):
             y, after = slstm(
                 *(wx, r, b),

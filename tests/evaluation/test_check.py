@@ -157,6 +157,7 @@ def test_wrong_words_are_refused(capsys):
     assert main(["check", "--seed", "-1"]) == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "cells"), [("float32", all_cells()), ("bfloat16", ["mlstm", "slstm", "cross-entropy"])]

@@ -23,6 +23,7 @@ def run_page(name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return module
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_regression_learns_and_reads_a_series_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     page = run_page("time-series", monkeypatch)

@@ -134,6 +134,7 @@ def test_the_sweep_of_the_configuration_page_prints_a_score_for_each_run(folder:
     assert re.findall(r"^(\S+) (\d) \d+\.\d+$", said, re.MULTILINE) == [("0.003", "1"), ("0.01", "1")]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_code_of_the_library_page_runs(folder: Path) -> None:
     code = "\n".join(blocks("python", "docs/library.md")).replace("runs/mine", "runs/listened")

@@ -25,7 +25,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 PACKAGE = "xlstm_jax"
-LEFT_OUT = (f"{PACKAGE}.cli",)
+LEFT_OUT = (f"{PACKAGE}.cli", f"{PACKAGE}.evaluation.lm_eval.harness")
+"""What is no library, and what imports an extra that the documentation is made without."""
 CODE = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
 LONGEST_VALUE = 300
 """Characters of a constant's value that are shown."""

@@ -34,6 +34,7 @@ SHORTER = {
     "xlstm eval synthetic": shlex.split(
         "--steps 2 --models llama --train-lengths 3-10 --test-lengths 40-50 --test-rows 64"
     ),
+    "xlstm eval table": shlex.split("--models lstm --seeds 0"),
     "xlstm check": shlex.split("--cell cross-entropy --dtype float32"),
     "xlstm generate runs": ["--max-tokens", "5"],
 }

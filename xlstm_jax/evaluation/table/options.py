@@ -11,7 +11,7 @@ from xlstm_jax.evaluation.suite import argument, flag, option
 from xlstm_jax.machine.cores import usable_cores
 
 TABLES = {
-    "memory": "what each memory can do: track, recall, copy, read on (a quarter of an hour)",
+    "memory": "what each memory can do: track, recall, copy, read on (three quarters of an hour)",
     "formal": "the fifteen formal languages of the xLSTM paper (three hours)",
     "mqar": "associative recall of 4, 8 and 16 pairs, over learning rates (hours)",
     "groups": "products of the groups S3, S4, A5, S5, Z60 and A4 x Z5 (an hour)",

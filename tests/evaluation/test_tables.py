@@ -13,6 +13,7 @@ import pytest
 
 from xlstm_jax.cli import main
 from xlstm_jax.evaluation.synthetic.protocols import PROTOCOLS
+from xlstm_jax.evaluation.table import pictures
 from xlstm_jax.evaluation.table import suite as table_suite
 from xlstm_jax.evaluation.table.language_models import sized_model
 from xlstm_jax.evaluation.table.of_tasks import ROWS, task_jobs
@@ -167,6 +168,47 @@ def test_an_error_in_a_training_ends_the_table():
 
     with pytest.raises(RuntimeError, match="no memory"):
         list(run_jobs([Job("a", ("x",), "", {}, start)], (0,), {}, 1, QUIET))
+
+
+def curved(row, column, title, values):
+    """A job whose seeds have these curves too."""
+
+    def start():
+        return lambda seed, tell: Measured(
+            {column: values[seed]}, curve=[(8, values[seed]), (64, 0.5)], facts={"parameters": 1000 * (1 + len(row))}
+        )
+
+    return Job(row, (column,), title, {}, start)
+
+
+def test_every_kind_of_picture_is_drawn_from_whole_and_from_begun_records(tmp_path):
+    columns = (Column("llama", "Llama", "%"), Column("guessing", "guessing", "%"))
+    rows = tuple(Row(name, name) for name in ("s3", "a5", "s5", "z60"))
+    table = Table(
+        "toy",
+        "A toy",
+        rows,
+        columns,
+        [curved("s3", "llama", "", [0.3, 0.4]), curved("a5", "llama", "", [0.5, 0.6])],
+        "",
+    )
+    table = dataclasses.replace(table, axes=("length", "accuracy"), marks={"trained to": 32})
+    table = dataclasses.replace(table, fixed={row.name: {"guessing": 0.2} for row in rows})
+    budgets = (Column("1e+12", "1e+12", "bits", lower=True),)
+    sizes = tuple(Row(name, name) for name in ("llama 8x1", "llama 16x1", "llama 256x1"))
+    jobs = [curved(row.name, "1e+12", "", [loss, loss]) for row, loss in zip(sizes, (2.5, 2.0, 2.4), strict=True)]
+    flops = Table("isoflop", "Sizes", sizes, budgets, jobs, "", conclude=isoflop._best_sizes)
+    for draw, one in (
+        (pictures.draw_panels, table),
+        (pictures.draw_bars, table),
+        (lambda record, path: pictures.draw_positions(record, path, column="llama", title="by position"), table),
+        (isoflop.draw, flops),
+    ):
+        for record in (record_of(one, [], (0, 1)), made(one, (0, 1))):
+            draw(record, tmp_path / "picture.png")
+            assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+            (tmp_path / "picture.png").unlink()
+    assert "parameters are best" in meaning(made(flops, (0, 1)))
 
 
 def test_the_command_makes_a_table_and_goes_on_with_it(tmp_path, monkeypatch, capsys):

@@ -17,7 +17,7 @@ def new_picture() -> tuple[Any, Any]:
 
 def new_panels(count: int) -> tuple[Any, list[Any]]:
     """An empty figure and its axes, side by side in rows of up to four, that share what they run over."""
-    columns = min(count, 4 if count > 6 else 3)
+    columns = _columns(count)
     rows = -(-count // columns)
     figure = new_figure(1 + 3 * columns, 1 + 2.1 * rows)
     every = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
@@ -25,6 +25,10 @@ def new_panels(count: int) -> tuple[Any, list[Any]]:
     for empty in shown[count:]:
         empty.remove()
     return figure, shown[:count]
+
+
+def _columns(panels: int) -> int:
+    return min(panels, 4 if panels > 6 else 3)
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -48,13 +52,17 @@ def save_picture(figure: Any, axes: Any, path: str | Path) -> None:
 
 def save_panels(figure: Any, every: list[Any], path: str | Path, *, title: str, axes_are: tuple[str, str]) -> None:
     """Finish panels, with one legend for all, and write them; see `save_picture`."""
-    for axes in every:
+    columns = _columns(len(every))
+    for place, axes in enumerate(every):
         finish(axes)
+        if place % columns == 0:
+            axes.set_ylabel(axes_are[1])
+        if place + columns >= len(every):  # nothing stands below
+            axes.set_xlabel(axes_are[0])
+            axes.tick_params(labelbottom=True)
     named = dict(zip(*reversed(every[0].get_legend_handles_labels()), strict=True)) if every else {}
     figure.legend(named.values(), named.keys(), frameon=False, loc="outside lower center", ncols=min(len(named), 7))
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel(axes_are[0], fontsize=10)
-    figure.supylabel(axes_are[1], fontsize=10)
     write_figure(figure, path)
 
 

@@ -33,9 +33,7 @@ def band_of(curves: Sequence[Sequence[tuple[float, float]]]) -> Band:
     return Band(places, [sum(row) / len(row) for row in at], [min(row) for row in at], [max(row) for row in at])
 
 
-def plot_bars(
-    groups: Mapping[str, Mapping[str, Value]], path: str | Path, *, title: str, unit: str, chance: float | None = None
-) -> None:
+def plot_bars(groups: Mapping[str, Mapping[str, Value]], path: str | Path, *, title: str, unit: str) -> None:
     """Draw a bar for each value into a PNG, those of a group beside each other, in one colour a name."""
     figure, axes = new_picture()
     names = list(dict.fromkeys(name for values in groups.values() for name in values))
@@ -45,8 +43,6 @@ def plot_bars(
         places = [place + (number - (len(names) - 1) / 2) * width for place, _ in shown]
         deviations = [value.deviation or 0.0 for _, value in shown]
         axes.bar(places, [value.mean for _, value in shown], width * 0.92, yerr=deviations, label=name, ecolor="0.3")
-    if chance is not None:
-        axes.axhline(chance, color="0.6", linestyle="--", linewidth=1, label="guessing")
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set(ylabel=unit, title=title)
     save_picture(figure, axes, path)
@@ -61,7 +57,7 @@ def plot_panels(
     lines: Mapping[str, float],
     trained_to: float | None = None,
 ) -> None:
-    """Draw a panel for each name, with a curve and its band for each model, into a PNG.
+    """Draw a panel for each name, with a curve of shares and its band for each model, into a PNG.
 
     Args:
         lines: a height of each panel that is marked: what guessing has.
@@ -75,8 +71,10 @@ def plot_panels(
         if name in lines:
             axes.axhline(lines[name], color="0.6", linestyle="--", linewidth=1, label="guessing")
         if trained_to is not None:
-            axes.axvspan(axes.get_xlim()[0], trained_to, color="0.93", zorder=0, label="lengths of training")
+            axes.axvspan(0, trained_to, color="0.93", zorder=0, label="lengths of training")
         axes.set_title(name, fontsize=10)
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1.04)
     save_panels(figure, every, path, title=title, axes_are=axes_are)
 
 

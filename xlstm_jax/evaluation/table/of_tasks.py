@@ -22,9 +22,9 @@ ROWS = tuple(Row(model, TITLES[model]) for model in MODELS)
 
 
 def columns_of(models: Sequence[str]) -> tuple[Column, ...]:
-    """The models as columns, and guessing."""
-    guessing = Column("guessing", "guessing", "%", what="what guessing gets right")
-    return (*(Column(model, TITLES[model], "%") for model in models), guessing)
+    """The models as columns, in the fewest letters, and guessing."""
+    guessing = Column("guessing", "chance", "%", what="what guessing gets right")
+    return (*(Column(model, TITLES[model].removeprefix("xLSTM"), "%") for model in models), guessing)
 
 
 Value = Callable[[SyntheticResult], float]

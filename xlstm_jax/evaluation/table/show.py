@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.evaluation.suite import Record
@@ -28,17 +27,6 @@ def cell_text(cell: Record | None, column: Record) -> str:
     return " ".join(parts) or "-"
 
 
-def best_rows(record: Record, column: int) -> set[int]:
-    """The rows with the best mean of a column that means the same in all rows."""
-    means = [row["cells"][column] and row["cells"][column]["mean"] for row in record["rows"]]
-    known = [mean for mean in means if mean is not None]
-    if not known:
-        return set()
-    lower = record["columns"][column]["lower"]
-    best = (min if lower else max)(known)
-    return {i for i, mean in enumerate(means) if mean is not None and math.isclose(mean, best, rel_tol=1e-9)}
-
-
 def letters(record: Record) -> dict[tuple[str, str], str]:
     """A letter for each published source and setting."""
     sources = dict.fromkeys((entry["source"], entry["setting"]) for row in record["rows"] for entry in row["published"])
@@ -51,9 +39,9 @@ def table_of(record: Record) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table.add_column("", max_width=12)  # so that six columns of numbers find room
     for column in record["columns"]:
-        table.add_column(column["title"], justify="right")
+        table.add_column(column["title"].replace("[", "\\["), justify="right")
     known = letters(record)
     for row in record["rows"]:
         cells = []

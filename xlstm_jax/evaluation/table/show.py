@@ -39,7 +39,8 @@ def table_of(record: Record) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", max_width=12)  # so that six columns of numbers find room
+    # Narrow, so that six columns of numbers find room in a terminal; `xLSTM[1:0]` is whole.
+    table.add_column("", min_width=10, max_width=12, overflow="fold")
     for column in record["columns"]:
         table.add_column(column["title"].replace("[", "\\["), justify="right")
     known = letters(record)

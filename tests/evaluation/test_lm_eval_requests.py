@@ -114,7 +114,7 @@ def test_the_command_says_how_to_install_the_harness_and_what_is_wrong(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suite, "PACKAGE", "a_package_that_is_not_there")
     for words, sentence in (
-        ([], "the lm-evaluation-harness is not installed; it comes with: pip install 'xlstm-jax[lm-eval]'"),
+        ([], "the lm-evaluation-harness is not installed; it comes with: pip install '.[lm-eval]' (in a clone)"),
         (["--limit", "0"], "--limit is 0, but must be above 0"),
         (["--batch-size", "0"], "--batch-size is 0, but must be a whole number >= 1"),
         (["--include-path", "none"], "--include-path is none, but there is no such folder"),

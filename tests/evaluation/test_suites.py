@@ -76,6 +76,25 @@ def test_an_interruption_leaves_what_was_found() -> None:
     assert len(json.loads(Path("runs/coins-3/result.json").read_text())["heads"]) == 2
 
 
+@pytest.mark.usefixtures("coins")
+def test_an_interruption_of_the_picture_ends_what_goes_on_beside_it() -> None:
+    suite, ended = next(suites()), []
+
+    def watched(*arguments):
+        try:
+            yield from suite.run(*arguments)
+        finally:
+            ended.append(True)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as kept:  # whose traceback would keep the generator alive
+        evaluate(dataclasses.replace(suite, run=watched, picture=interrupted), suite.config(tosses=3))
+    assert ended
+    assert kept.value
+
+
 def test_the_help_of_all_evaluations_loads_no_jax() -> None:
     code = (
         "import sys\nfrom xlstm_jax.cli.eval import main\n"

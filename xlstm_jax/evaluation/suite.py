@@ -7,13 +7,14 @@ files are imported to tell what there is: they bring in JAX within their functio
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,9 @@ DRAW_SECONDS = 30.0
 Record = Mapping[str, Any]
 """JSON values."""
 
+Records = Generator[Record, None, None]
+"""A record as it grows."""
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -43,7 +47,7 @@ class Suite:
     config: type
     """A dataclass that checks itself, with a field for each option of the command; see `option`. Its attribute
     `folder`, if it has one, is set to the folder of the results."""
-    run: Callable[[Any, Progress, Record], Iterator[Record]]
+    run: Callable[[Any, Progress, Record], Records]
     """(config, progress, the record that is there already) -> the record as it grows: an interruption leaves what was
     found. What is wrong with the config is raised by the call, before anything is run."""
     table: Callable[[Record], tuple[RenderableType, str]]
@@ -131,12 +135,14 @@ def evaluate(suite: Suite, config: Any, out: Path | None = None, *, as_json: boo
     out.mkdir(parents=True, exist_ok=True)
     record: Record = {}
     drawn = -math.inf
-    for found in records:
-        record = {**found, "environment": present_environment()}
-        write_atomic(out / RESULT, json.dumps(record, indent=2) + "\n")
-        if time.monotonic() - drawn > DRAW_SECONDS:
-            suite.picture(record, out / suite.picture_name)
-            drawn = time.monotonic()
+    # Closed here, not when it is collected: what it does in other threads must end before the process does.
+    with contextlib.closing(records):
+        for found in records:
+            record = {**found, "environment": present_environment()}
+            write_atomic(out / RESULT, json.dumps(record, indent=2) + "\n")
+            if time.monotonic() - drawn > DRAW_SECONDS:
+                suite.picture(record, out / suite.picture_name)
+                drawn = time.monotonic()
     with clock(f"drawing {suite.picture_name}", terminal_only=True):
         suite.picture(record, out / suite.picture_name)
         if suite.page is not None:

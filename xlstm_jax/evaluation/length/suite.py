@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.evaluation.suite import Record, Suite, option
+from xlstm_jax.evaluation.suite import Record, Records, Suite, option
 from xlstm_jax.evaluation.text.source import Source
 from xlstm_jax.evaluation.text.tables import new_table, shown, titles
 from xlstm_jax.machine.progress import Progress, clock
@@ -73,7 +73,7 @@ class LengthOptions(Source):
             raise ConfigError(f"--tokens is {self.tokens}, but must be a whole number >= 1")
 
 
-def run(options: LengthOptions, progress: Progress, before: Record) -> Iterator[Record]:
+def run(options: LengthOptions, progress: Progress, before: Record) -> Records:
     """Read the text with every run; see `Suite.run`."""
     import numpy as np
 
@@ -131,7 +131,7 @@ def _trained(runs: Sequence[str]) -> tuple[list[int], Tokenizer]:
 
 def _records(
     options: LengthOptions, record: dict[str, Any], what: tuple[Any, Any], progress: Progress, before: Record
-) -> Iterator[Record]:
+) -> Records:
     from xlstm_jax.evaluation.length.curves import read_run
     from xlstm_jax.inference.run import load
 

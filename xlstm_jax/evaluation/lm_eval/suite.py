@@ -8,13 +8,13 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.config import ConfigError, near_miss
-from xlstm_jax.evaluation.suite import Record, Suite, argument, option
+from xlstm_jax.evaluation.suite import Record, Records, Suite, argument, option
 from xlstm_jax.machine.progress import Progress, clock
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ examples:
 
 RUN is a run's folder, or NAME for runs/NAME. TASK is a name of the harness (* matches, as in mmlu_*), a YAML file, or
 one that needs no download: text_perplexity and last_word are made from --text, phone_book is drawn. The harness fetches
-the data of all others. It is installed by: pip install 'xlstm-jax[lm-eval]'
+the data of all others. It is installed by: pip install '.[lm-eval]' (in a clone)
 
 keys of --json: lm_eval (its version), tasks, num_fewshot, limit, max_length, add_bos_token, and runs: a list with run,
 step, parameters, tokens_read (for questions with answers), and by task results (the harness's keys, as acc,none and
@@ -101,10 +101,12 @@ class HarnessOptions:
             raise ConfigError(f"--include-path is {self.include_path}, but there is no such folder")
 
 
-def run(options: HarnessOptions, progress: Progress, before: Record) -> Iterator[Record]:
+def run(options: HarnessOptions, progress: Progress, before: Record) -> Records:
     """Evaluate every run on every task; see `Suite.run`."""
     if importlib.util.find_spec(PACKAGE) is None:
-        raise ConfigError("the lm-evaluation-harness is not installed; it comes with: pip install 'xlstm-jax[lm-eval]'")
+        raise ConfigError(
+            "the lm-evaluation-harness is not installed; it comes with: pip install '.[lm-eval]' (in a clone)"
+        )
     with clock("looking for the tasks", terminal_only=True):
         manager, tasks = _find_tasks(options)
     return _records(options, progress, manager, tasks)
@@ -140,7 +142,7 @@ def _find_tasks(options: HarnessOptions) -> tuple[Any, list[Any]]:
     return manager, found
 
 
-def _records(options: HarnessOptions, progress: Progress, manager: Any, tasks: Sequence[Any]) -> Iterator[Record]:
+def _records(options: HarnessOptions, progress: Progress, manager: Any, tasks: Sequence[Any]) -> Records:
     import lm_eval
     from lm_eval import evaluator
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.evaluation.suite import Record, Suite, argument, option
+from xlstm_jax.evaluation.suite import Record, Records, Suite, argument, option
 from xlstm_jax.evaluation.text.source import Source
 from xlstm_jax.evaluation.text.tables import new_table, shown
 from xlstm_jax.machine.progress import Progress, clock
@@ -69,7 +69,7 @@ class MemoryOptions(Source):
             raise ConfigError(f"--window is {self.window}, but must be a whole number from 2 to 1024")
 
 
-def run(options: MemoryOptions, progress: Progress, before: Record) -> Iterator[Record]:
+def run(options: MemoryOptions, progress: Progress, before: Record) -> Records:
     """Read the text; see `Suite.run`."""
     import numpy as np
 
@@ -106,7 +106,7 @@ def run(options: MemoryOptions, progress: Progress, before: Record) -> Iterator[
     return _records(model, document, record, before if same else {}, progress)
 
 
-def _records(run: Run, document: Any, record: dict[str, Any], before: Record, progress: Progress) -> Iterator[Record]:
+def _records(run: Run, document: Any, record: dict[str, Any], before: Record, progress: Progress) -> Records:
     record = record | {"complete": False, "seconds": float(before.get("seconds", 0.0)), "cleared": []}
     yield from _cleared(run, document, record, before, progress)
     yield from _read(run, document, record, before, progress)

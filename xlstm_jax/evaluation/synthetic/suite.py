@@ -6,13 +6,12 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.config import ConfigError, to_json
-from xlstm_jax.evaluation.suite import Record, Suite, option
+from xlstm_jax.evaluation.suite import Record, Records, Suite, option
 from xlstm_jax.machine.progress import Bar, Progress
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ class SyntheticOptions:
         )
 
 
-def run(options: SyntheticOptions, progress: Progress, before: Record) -> Iterator[Record]:
+def run(options: SyntheticOptions, progress: Progress, before: Record) -> Records:
     """Train and test every model with every learning rate and seed; see `Suite.run`."""
     from xlstm_jax.evaluation.synthetic.recipes import listed_models
     from xlstm_jax.evaluation.synthetic.tasks import get_task
@@ -150,7 +149,7 @@ def run(options: SyntheticOptions, progress: Progress, before: Record) -> Iterat
     return _records(protocol, trials, progress)
 
 
-def _records(protocol: Protocol, trials: list[Trial], progress: Progress) -> Iterator[Record]:
+def _records(protocol: Protocol, trials: list[Trial], progress: Progress) -> Records:
     from xlstm_jax.evaluation.synthetic.protocols import choose
     from xlstm_jax.evaluation.synthetic.published import SOURCES, STATEMENTS
     from xlstm_jax.evaluation.synthetic.tasks import task_fields

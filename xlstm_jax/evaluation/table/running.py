@@ -12,9 +12,6 @@ from xlstm_jax.evaluation.suite import Record
 from xlstm_jax.evaluation.table.table import Job
 from xlstm_jax.machine.progress import Progress
 
-PATIENCE = 60.0
-"""Seconds that trainings get to end when they are given up; compilations cannot be told to."""
-
 
 class GivenUp(BaseException):
     """The table is not wanted any more; no `Exception`, which whoever hears of a training must not raise."""
@@ -62,7 +59,7 @@ class _Workers:
         self._given_up = threading.Event()
         self._standing: dict[int, str] = {}
         count = min(workers, len(waiting))
-        self._threads = [threading.Thread(target=self._work, args=(i,), daemon=True) for i in range(count)]
+        self._threads = [threading.Thread(target=self._work, args=(i,)) for i in range(count)]
 
     @property
     def standing(self) -> str:
@@ -77,7 +74,7 @@ class _Workers:
     def __exit__(self, *error: object) -> None:
         self._given_up.set()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join()  # a compilation ends first: it cannot be told to
 
     def __iter__(self) -> Iterator[Record | None]:
         ended = 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.evaluation.suite import RESULT, Record, Suite
+from xlstm_jax.evaluation.suite import RESULT, Record, Records, Suite
 from xlstm_jax.evaluation.table.options import TABLES, TableOptions
 from xlstm_jax.machine.progress import Progress
 
@@ -37,7 +37,7 @@ stays in the table as a failure.
 """.format(tables="\n".join(f"  {name:14}{what}" for name, what in TABLES.items()))
 
 
-def run(options: TableOptions, progress: Progress, before: Record) -> Iterator[Record]:
+def run(options: TableOptions, progress: Progress, before: Record) -> Records:
     """Make all trainings that are not known; see `Suite.run`."""
     trainings = before.get("trainings", ()) if before.get("table") == options.table else ()
     if trainings and not options.resume:
@@ -51,7 +51,7 @@ def run(options: TableOptions, progress: Progress, before: Record) -> Iterator[R
     return _records(table, options, progress, {entry["key"]: entry for entry in trainings})
 
 
-def _records(table: Table, options: TableOptions, progress: Progress, known: Mapping[str, Record]) -> Iterator[Record]:
+def _records(table: Table, options: TableOptions, progress: Progress, known: Mapping[str, Record]) -> Records:
     from xlstm_jax.evaluation.table.running import run_jobs
     from xlstm_jax.evaluation.table.table import record_of
 

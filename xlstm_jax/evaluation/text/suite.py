@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.evaluation.suite import Record, Suite, option
+from xlstm_jax.evaluation.suite import Record, Records, Suite, option
 from xlstm_jax.evaluation.text.source import Source
 from xlstm_jax.evaluation.text.tables import new_table, shown, titles
 from xlstm_jax.machine.progress import Progress, clock
@@ -54,14 +54,14 @@ class TextOptions(Source):
             raise ConfigError(f"--clear-every is {self.clear_every}, but must be a whole number >= 1")
 
 
-def run(options: TextOptions, progress: Progress, before: Record) -> Iterator[Record]:
+def run(options: TextOptions, progress: Progress, before: Record) -> Records:
     """Score every run on the text; see `Suite.run`."""
     with clock("reading the text", terminal_only=True):
         text = options.read()
     return _records(options, text, progress, before)
 
 
-def _records(options: TextOptions, text: Text, progress: Progress, before: Record) -> Iterator[Record]:
+def _records(options: TextOptions, text: Text, progress: Progress, before: Record) -> Records:
     from xlstm_jax.evaluation.text.scores import score_run
     from xlstm_jax.evaluation.text.texts import total
     from xlstm_jax.inference.run import load

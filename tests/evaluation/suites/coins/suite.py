@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
 from xlstm_jax.config import ConfigError
-from xlstm_jax.evaluation.suite import Record, Suite, option
+from xlstm_jax.evaluation.suite import Record, Records, Suite, option
 from xlstm_jax.machine.progress import Progress
 from xlstm_jax.report.picture import new_picture, save_picture
 
@@ -25,7 +24,7 @@ class CoinOptions:
             raise ConfigError(f"--tosses is {self.tosses}, but must be a whole number >= 1")
 
 
-def run(options: CoinOptions, progress: Progress, before: Record) -> Iterator[Record]:
+def run(options: CoinOptions, progress: Progress, before: Record) -> Records:
     heads: list[int] = []
     for coin in range(options.coins):
         with progress.bar(f"coin {coin}", options.tosses) as bar:

@@ -73,7 +73,7 @@ def test_steps_on_a_mesh_are_those_of_one_device(kind, words, accumulate, fields
             assert not shapes & maps
 
 
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=[pytest.mark.long, pytest.mark.slow])])
 def test_every_optimizer_takes_the_steps_of_one_device_with_blocks_in_runs_or_not(whole, x64):
     """Second moments divide what rounding has left of gradients near 0: errors of Adam's kind grow to some 1e-12. Those
     of signs (Lion) and singular values (Muon) could grow to all, but neither comes as close to 0 as a rounding."""

@@ -301,6 +301,7 @@ def peak_of(tmp_path, name, *words):
     return int(re.search(r"PEAK (\d+)", done.stdout)[1])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_the_peak_of_memory_is_one_shard_above_the_weights(tmp_path):
